@@ -1,0 +1,159 @@
+"""The model card of a checkpoint."""
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from .modeling import AdaTokConfig
+
+
+SNIPPET = """```python
+import torch
+from PIL import Image, ImageDraw
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
+model = AutoModel.from_pretrained("{repo_id}", trust_remote_code=True).eval()
+
+image = Image.new("RGB", (256, 256), "white")  # or Image.open("a_photograph.jpg")
+ImageDraw.Draw(image).ellipse((48, 48, 208, 208), fill="teal")
+
+inputs = processor(image, return_tensors="pt")
+with torch.no_grad():
+    encoded = model.encode(**inputs)  # or budgets={smallest}, to decide yourself
+    decoded = model.decode(encoded.image_codes, budgets=encoded.budgets)
+picture = processor.post_process(decoded.pixel_values)[0]
+print(encoded.budgets.tolist(), encoded.image_codes.shape, picture.size)
+```"""
+BODY = """---
+{front_matter}
+---
+
+# {name}
+
+An adaptive image tokenizer: it turns a {size} x {size} image into at most {latents} codes, ordered by importance, and
+rebuilds the image from any prefix of them. {policy}
+The method is AdaTok, [huggingface.co/papers/2606.07185](https://huggingface.co/papers/2606.07185).
+
+## Use
+
+{snippet}
+
+## Budgets
+
+| | |
+|---|---|
+| Image size | {size} x {size} pixels, RGB, values in [-1, 1] |
+| Latent tokens | {latents} |
+| Codebook | {codebook_size} entries of {codebook_dim} numbers |
+| Candidate budgets | {budgets} |
+
+Any budget from 1 to {latents} may be forced; between candidates the head of the next larger one serves it.
+
+## Quality
+
+{quality}
+
+## Training
+
+{training}
+
+## Limits
+
+- Reconstruction is lossy. Small text, faces and fine texture suffer first, the more so at small budgets.
+- Images are resized and cropped to {size} x {size}; nothing outside the crop is kept.
+- The codes describe images like those of the training data best; other kinds cost more codes or lose more.
+- The codes of this checkpoint mean nothing to another one.
+
+## Licence
+
+{license}
+"""
+
+
+def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, *, license: str = "apache-2.0") -> str:
+    """
+    Writes the model card of a checkpoint.
+
+    Args:
+        config ([`AdaTokConfig`]): The model's configuration.
+        repo_id (`str`): The repository that the snippet loads from.
+        metrics (`dict`, *optional*):
+            What was measured: `"rows"`, a list of `{"budget": int, "psnr": float, "lpips": float, ...}`, one per
+            candidate budget, and `"training"`, a dict of facts of which `"datasets"` may list ids on the Hub. What is
+            absent is called not measured, or not recorded.
+        license (`str`, *optional*, defaults to `"apache-2.0"`): Licence identifier of the Hub.
+
+    Returns:
+        `str`: the card, with its front matter.
+
+    Raises:
+        `ValueError`: if a row is no dict with a budget.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf import AdaTokConfig
+    >>> from adatok_hf.model_card import model_card
+
+    >>> config = AdaTokConfig(num_latent_tokens=64, budgets=[32, 64])
+    >>> card = model_card(config, "someone/adatok", {"rows": [{"budget": 32, "psnr": 17.25}]})
+    >>> print(card[card.index("| Budget") : card.index("## Training")].strip())
+    | Budget | PSNR |
+    |---|---|
+    | 32 | 17.25 |
+    | 64 | not measured |
+
+    ```"""
+    metrics = metrics or {}
+    rows, training = metrics.get("rows", []), metrics.get("training", {})
+    names = metric_names(rows)
+    data = ModelCardData(
+        license=license,
+        library_name="transformers",
+        tags=["adatok", "image-tokenizer", "image-compression", "vector-quantization", "adaptive-tokenization"],
+        datasets=training.get("datasets") or None,
+        metrics=names or None,
+    )
+    if config.is_policy_trained:
+        policy = "In one forward pass it decides how many codes each image deserves."
+    else:
+        policy = "Its policy is not trained: without a forced budget every image gets all codes."
+    card = BODY.format(
+        front_matter=data.to_yaml(),
+        name=repo_id.rsplit("/", 1)[-1],
+        size=config.image_size,
+        latents=config.num_latent_tokens,
+        policy=policy,
+        snippet=SNIPPET.format(repo_id=repo_id, smallest=config.budgets[0]),
+        codebook_size=config.codebook_size,
+        codebook_dim=config.codebook_dim,
+        budgets=", ".join(map(str, config.budgets)),
+        quality=quality_table(rows, names, config.budgets),
+        training="\n".join(f"- {key}: {format_fact(value)}" for key, value in training.items()) or "Not recorded.",
+        license=license,
+    )
+    return str(ModelCard(card))
+
+
+def metric_names(rows: list[dict]) -> list[str]:
+    """Every metric that some row has, in order of appearance."""
+    if not all(isinstance(row, dict) and isinstance(row.get("budget"), int) for row in rows):
+        raise ValueError(f'Every row of the metrics must be like {{"budget": 32, "psnr": 20.5}}; got {rows}.')
+    return list(dict.fromkeys(name for row in rows for name in row if name != "budget"))
+
+
+def quality_table(rows: list[dict], names: list[str], candidates: list[int]) -> str:
+    """One line per candidate budget, measured or not, and per further budget that was measured."""
+    if not rows:
+        return "Not measured."
+    measured = {row["budget"]: row for row in rows}
+    lines = [f"| {' | '.join(['Budget', *(name.upper() for name in names)])} |", "|---" * (1 + len(names)) + "|"]
+    for budget in sorted({*candidates, *measured}):
+        values = [measured.get(budget, {}).get(name, "not measured") for name in names]
+        lines.append(f"| {' | '.join([str(budget), *map(format_fact, values)])} |")
+    return "\n".join(lines)
+
+
+def format_fact(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

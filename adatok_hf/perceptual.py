@@ -1,0 +1,51 @@
+"""LPIPS with weights from their library, or from a local folder where there is no network."""
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+
+BACKBONE_FILES = {"alex": "alexnet_features_fp16.safetensors", "vgg": "vgg16_features_fp16.safetensors"}
+
+
+def load_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> torch.nn.Module:
+    """
+    Loads the LPIPS network of the `lpips` package, frozen and in evaluation mode.
+
+    Args:
+        net (`str`, *optional*, defaults to `"alex"`): Backbone, `"alex"` (the metric's default) or `"vgg"`.
+        weights_dir (`str` or `Path`, *optional*):
+            Folder with the backbone's `features.*` tensors as safetensors. Without it, the environment variable
+            `ADATOK_WEIGHTS_DIR`, and without that torchvision's download.
+
+    Returns:
+        `torch.nn.Module`: maps two image batches `(batch, 3, height, width)` in [-1, 1] to distances `(batch, 1, 1, 1)`.
+
+    Raises:
+        `ValueError`: if the backbone is unknown, or its weights are neither in the folder nor can be downloaded.
+
+    Source: huggingface.co/papers/1801.03924
+    """
+    import lpips
+
+    if net not in BACKBONE_FILES:
+        raise ValueError(f"net must be one of {sorted(BACKBONE_FILES)}; got {net!r}.")
+    weights_dir = weights_dir or os.environ.get("ADATOK_WEIGHTS_DIR")
+    if weights_dir is None:
+        try:
+            return lpips.LPIPS(net=net, verbose=False).requires_grad_(False).eval()
+        except OSError as error:
+            raise ValueError(
+                f"The {net} weights for LPIPS could not be downloaded ({error}); put {BACKBONE_FILES[net]} into a "
+                "folder and name it by ADATOK_WEIGHTS_DIR or --weights-dir."
+            ) from error
+    path = Path(weights_dir) / BACKBONE_FILES[net]
+    if not path.is_file():
+        raise ValueError(f"No LPIPS weights at {path}; ADATOK_WEIGHTS_DIR or --weights-dir must name their folder.")
+    features = load_file(path)
+    network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+    for name, parameter in network.net.named_parameters():  # "slice2.3.weight" is torchvision's "features.3.weight"
+        parameter.data.copy_(features["features." + name.split(".", 1)[1]])
+    return network.requires_grad_(False).eval()

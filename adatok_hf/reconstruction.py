@@ -1,0 +1,257 @@
+"""What a reconstruction costs, how good it is, and how it looks beside its original."""
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+
+MIN_CELL = 144  # pixels: a label in a readable size needs that much room
+FONT_SIZE = 15
+MARGIN = 16
+INK, GREY = (28, 28, 30), (118, 118, 124)
+
+
+def psnr(original: Image.Image, reconstruction: Image.Image) -> float:
+    """
+    Peak signal-to-noise ratio of two 8-bit pictures of one size.
+
+    Args:
+        original (`PIL.Image.Image`): The picture the model saw.
+        reconstruction (`PIL.Image.Image`): Its reconstruction, clipped and rounded by `post_process`.
+
+    Returns:
+        `float`: in decibels, `inf` for equal pictures.
+
+    Raises:
+        `ValueError`: if the pictures differ in size or mode.
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> from adatok_hf.reconstruction import psnr
+
+    >>> round(psnr(Image.new("RGB", (8, 8), (0, 0, 0)), Image.new("RGB", (8, 8), (1, 1, 1))), 2)
+    48.13
+
+    ```"""
+    first, second = (np.asarray(picture, dtype=np.float64) for picture in (original, reconstruction))
+    if first.shape != second.shape:
+        raise ValueError(f"Both pictures must have the same size and mode; got {first.shape} and {second.shape}.")
+    error = np.mean((first - second) ** 2).item()
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def bits_per_pixel(budget: int, config) -> float:
+    """
+    Rate of one image: its codes and the index of its budget, which a decoder has to be told.
+
+    Args:
+        budget (`int`): In `1 .. num_latent_tokens`.
+        config ([`AdaTokConfig`]): The architecture.
+
+    Returns:
+        `float`: bits per pixel of the `image_size` x `image_size` picture. The index counts among the candidate
+        budgets where the budget is one of them, else among all `num_latent_tokens`.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf import AdaTokConfig
+    >>> from adatok_hf.reconstruction import bits_per_pixel
+
+    >>> bits_per_pixel(32, AdaTokConfig())  # (32 * 12 bits + 3 bits) / 256 ** 2
+    0.0059051513671875
+
+    ```"""
+    choices = len(config.budgets) if budget in config.budgets else config.num_latent_tokens
+    return (budget * math.log2(config.codebook_size) + math.log2(choices)) / config.image_size**2
+
+
+@torch.inference_mode()
+def reconstruct(
+    model, processor, pixel_values: torch.Tensor, budgets: list[int] | None = None
+) -> list[list[tuple[int, Image.Image]]]:
+    """
+    Reconstructs a batch at one or many budgets after a single encoder pass.
+
+    Args:
+        model ([`AdaTokModel`]): In evaluation mode.
+        processor ([`AdaTokImageProcessor`]): Turns pixel values into pictures.
+        pixel_values (`torch.Tensor` of shape `(batch, 3, image_size, image_size)`): In [-1, 1].
+        budgets (`list[int]`, *optional*): Budgets in `1 .. num_latent_tokens`. Without them the policy chooses.
+
+    Returns:
+        `list[list[tuple[int, PIL.Image.Image]]]`: for each image, the budgets and the pictures.
+
+    Raises:
+        `ValueError`: as [`AdaTokModel.encode`] and [`AdaTokModel.decode`].
+    """
+    encoded = model.encode(pixel_values, budgets=max(budgets) if budgets else None)
+    columns = []
+    for budget in budgets or [encoded.budgets]:
+        decoded = model.decode(encoded.image_codes, budgets=budget)
+        kept = torch.as_tensor(budget).expand(len(pixel_values)).tolist()
+        columns.append(zip(kept, processor.post_process(decoded.pixel_values)))
+    return [list(row) for row in zip(*columns)]
+
+
+@torch.inference_mode()
+def perceptual_distance(network: torch.nn.Module, original: Image.Image, reconstruction: Image.Image) -> float:
+    """
+    LPIPS of two 8-bit pictures.
+
+    Args:
+        network (`torch.nn.Module`): As [`~adatok_hf.perceptual.load_lpips`] gives it.
+        original, reconstruction (`PIL.Image.Image`): RGB pictures of one size.
+
+    Returns:
+        `float`: 0 for equal pictures, larger for less similar ones.
+    """
+    device = next(network.parameters()).device
+    first, second = (
+        (torch.tensor(np.asarray(picture), device=device).permute(2, 0, 1)[None] / 127.5) - 1
+        for picture in (original, reconstruction)
+    )
+    return network(first, second).item()
+
+
+@dataclass
+class GridRow:
+    """One image of a grid: its name, its original, and its reconstructions with their budgets and PSNRs (dB)."""
+
+    name: str
+    original: Image.Image
+    cells: list[tuple[Image.Image, int, float]]
+
+
+@dataclass
+class Result:
+    """One line of the table: an image or a mean of images, at one budget. Rate in bits per pixel, PSNR in dB."""
+
+    image: str
+    budget: float
+    bits_per_pixel: float
+    psnr: float
+    lpips: float | None
+
+
+def measure(
+    name: str,
+    original: Image.Image,
+    reconstructions: list[tuple[int, Image.Image]],
+    config,
+    lpips: torch.nn.Module | None = None,
+) -> tuple[GridRow, list[Result]]:
+    """
+    Compares one image with its reconstructions.
+
+    Args:
+        name (`str`): What to call the image.
+        original (`PIL.Image.Image`): The picture the model saw.
+        reconstructions (`list[tuple[int, PIL.Image.Image]]`): Budgets and pictures, as [`reconstruct`] gives them.
+        config ([`AdaTokConfig`]): The architecture.
+        lpips (`torch.nn.Module`, *optional*): Perceptual network, see [`perceptual_distance`].
+
+    Returns:
+        `tuple[GridRow, list[Result]]`: for [`draw_grid`] and for [`format_table`].
+    """
+    results = [
+        Result(
+            image=name,
+            budget=budget,
+            bits_per_pixel=bits_per_pixel(budget, config),
+            psnr=psnr(original, picture),
+            lpips=perceptual_distance(lpips, original, picture) if lpips is not None else None,
+        )
+        for budget, picture in reconstructions
+    ]
+    cells = [(picture, budget, result.psnr) for (budget, picture), result in zip(reconstructions, results)]
+    return GridRow(name, original, cells), results
+
+
+def mean_results(results: list[Result], by_budget: bool) -> list[Result]:
+    """
+    Means over the images, none where there is a single image.
+
+    Args:
+        results (`list[Result]`): Of all images.
+        by_budget (`bool`): Whether every image has the same budgets, which gives a mean for each of them.
+    """
+    groups: dict[float, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result.budget if by_budget else 0, []).append(result)
+    return [
+        Result(
+            image="mean",
+            budget=fmean(result.budget for result in group),
+            bits_per_pixel=fmean(result.bits_per_pixel for result in group),
+            psnr=fmean(result.psnr for result in group),
+            lpips=None if group[0].lpips is None else fmean(result.lpips for result in group),
+        )
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
+def format_table(results: list[Result]) -> str:
+    """Lays the results out as plain text, one line each."""
+    lines = [("image", "budget", "bits/pixel", "PSNR (dB)", "LPIPS")]
+    for result in results:
+        lpips = "-" if result.lpips is None else f"{result.lpips:.4f}"
+        budget = f"{result.budget:.4g}"
+        lines.append((result.image, budget, f"{result.bits_per_pixel:.4f}", f"{result.psnr:.2f}", lpips))
+    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
+    return "\n".join(
+        "  ".join(
+            f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}" for i, (cell, width) in enumerate(zip(line, widths))
+        )
+        for line in lines
+    )
+
+
+def draw_grid(rows: list[GridRow]) -> Image.Image:
+    """
+    Draws one line per image: the original, then its reconstructions, labelled with budget and PSNR.
+
+    Args:
+        rows (`list[GridRow]`): At least one; all pictures square and of one size.
+
+    Returns:
+        `PIL.Image.Image`: RGB, on white. Small pictures are enlarged by a whole factor, so their pixels stay true.
+    """
+    size = rows[0].original.width
+    cell = size * math.ceil(MIN_CELL / size)
+    font, line = ImageFont.load_default(FONT_SIZE), FONT_SIZE + 4
+    height = cell + 2 * line + 6
+    columns = 1 + max(len(row.cells) for row in rows)
+    grid = Image.new(
+        "RGB", (MARGIN + columns * (cell + MARGIN), MARGIN + len(rows) * (height + MARGIN)), (255, 255, 255)
+    )
+    draw = ImageDraw.Draw(grid)
+    for row_index, row in enumerate(rows):
+        labels = [(_fit(row.name, font, cell), "original")]
+        labels += [(f"{budget} code{'s' * (budget != 1)}", f"{quality:.2f} dB") for _, budget, quality in row.cells]
+        for column, picture in enumerate([row.original, *(picture for picture, _, _ in row.cells)]):
+            x, y = MARGIN + column * (cell + MARGIN), MARGIN + row_index * (height + MARGIN)
+            grid.paste(picture.resize((cell, cell), Image.Resampling.NEAREST), (x, y))
+            draw.text((x, y + cell + 4), labels[column][0], fill=INK, font=font)
+            draw.text((x, y + cell + 4 + line), labels[column][1], fill=GREY, font=font)
+    return grid
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Cuts the middle out of a text that is too wide: names differ at both ends."""
+    if font.getlength(text) <= width:
+        return text
+    kept = len(text) - 1
+    while kept > 2 and font.getlength(text[: kept // 2] + "..." + text[len(text) - kept // 2 :]) > width:
+        kept -= 1
+    return text[: kept // 2] + "..." + text[len(text) - kept // 2 :]
+
+
+__all__ = ["GridRow", "Result", "bits_per_pixel", "draw_grid", "measure", "psnr", "reconstruct"]

@@ -1,0 +1,1 @@
+"""Training: data, losses, and one file per Trainer."""

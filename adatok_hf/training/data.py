@@ -1,0 +1,110 @@
+"""Images to train on: a folder of files, parquet files, or a dataset of the Hub."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from transformers import BaseImageProcessor
+
+from ..images import find_images, load_image
+
+
+class ImageFolder(Dataset):
+    """
+    Every image below a folder, in sorted order.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+
+    Raises:
+        `ValueError`: if the folder is missing or holds no image.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.paths = find_images([folder])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Image.Image]:
+        return {"image": load_image(self.paths[index])}
+
+
+def load_image_dataset(source: str, split: str = "train", max_images: int | None = None) -> Dataset:
+    """
+    Opens images for training or evaluation. Items are dictionaries with a PIL picture under `"image"`.
+
+    Args:
+        source (`str`):
+            A folder of images; a parquet file, a folder of parquet files or a glob of them, with an `image` column; or
+            the name of a dataset on the Hub.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split of a Hub dataset. In a folder of parquet files, those whose names begin with it.
+        max_images (`int`, *optional*): Takes that many images, spread evenly over the source.
+
+    Returns:
+        `torch.utils.data.Dataset`
+
+    Raises:
+        `ValueError`: if there is no such source, or it has no images.
+    """
+    path = Path(source)
+    if "*" in source or path.suffix == ".parquet":
+        dataset = _load_parquet([source])
+    elif path.is_dir():
+        parquet_files = sorted(str(file) for file in path.glob(f"{split}*.parquet"))
+        dataset = _load_parquet(parquet_files) if parquet_files else ImageFolder(path)
+    else:
+        dataset = _load_hub_dataset(source, split)
+    if max_images is not None and max_images < len(dataset):
+        indices = torch.linspace(0, len(dataset) - 1, max_images).long().tolist()
+        dataset = torch.utils.data.Subset(dataset, indices)
+    return dataset
+
+
+def _load_parquet(files: list[str]) -> Dataset:
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset("parquet", data_files={"train": files}, split="train")
+    except FileNotFoundError as error:
+        raise ValueError(f"No parquet file matches {files[0]!r}; name an existing file or glob.") from error
+    return _with_image_column(dataset, files[0])
+
+
+def _load_hub_dataset(name: str, split: str) -> Dataset:
+    from datasets import load_dataset
+
+    try:
+        dataset = load_dataset(name, split=split)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{name!r} is neither a folder, nor parquet files, nor a dataset that can be loaded: {reason}"
+        ) from error
+    return _with_image_column(dataset, name)
+
+
+def _with_image_column(dataset: Dataset, source: str) -> Dataset:
+    from datasets import Image as ImageFeature
+
+    if "image" not in dataset.column_names:
+        raise ValueError(f"{source!r} needs a column named 'image'; it has {dataset.column_names}.")
+    return dataset.select_columns("image").cast_column("image", ImageFeature())
+
+
+class ImageCollator:
+    """
+    Makes a batch of pixel values, shape `(batch, 3, image_size, image_size)` in [-1, 1].
+
+    Args:
+        processor (`BaseImageProcessor`): The image processor of the model.
+    """
+
+    def __init__(self, processor: BaseImageProcessor):
+        self.processor = processor
+
+    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        images = [example["image"] for example in examples]
+        return {"pixel_values": self.processor(images, return_tensors="pt")["pixel_values"]}

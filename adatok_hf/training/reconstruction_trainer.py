@@ -1,0 +1,263 @@
+"""The Trainer of stage 1: prioritized representation learning."""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from accelerate.utils import broadcast
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback
+
+from ..modeling import AdaTokModel
+from ..perceptual import load_lpips
+from .arguments import ReconstructionTrainingArguments
+from .discriminator import PatchDiscriminator
+from .losses import LeCamRegularizer, draw_budgets, hinge_discriminator_loss
+
+
+STATE_NAME = "reconstruction_state.pt"
+
+
+class ReconstructionTrainer(Trainer):
+    """
+    Trains encoder, quantizer, decoder and heads so that every prefix of the codes decodes.
+
+    Each image of a batch gets a budget of its own from `draw_budgets`. The loss is reconstruction, LPIPS and
+    quantization, and from a given step on a hinge GAN with LeCam. Averaged weights are kept and exported, unused codes
+    are revived, and evaluation measures PSNR and LPIPS at every candidate budget. The policy stays as it is.
+
+    Args:
+        model ([`AdaTokModel`]): The model.
+        args ([`ReconstructionTrainingArguments`]): The arguments.
+        kwargs: As for [`~transformers.Trainer`]; `processing_class` is the image processor.
+
+    Source: huggingface.co/papers/2606.07185
+    """
+
+    args: ReconstructionTrainingArguments
+    model: AdaTokModel
+
+    def __init__(self, model: AdaTokModel, args: ReconstructionTrainingArguments, **kwargs):
+        model.policy.requires_grad_(False)
+        super().__init__(model=model, args=args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+        device = args.device
+        needs_lpips = args.perceptual_weight > 0
+        self.lpips = load_lpips(args.perceptual_net, args.weights_dir).to(device) if needs_lpips else None
+        self.ema = AveragedModel(model, device=device, multi_avg_fn=self._average)
+        self.lecam = LeCamRegularizer().to(device)
+        self.code_counts = torch.zeros(model.config.codebook_size, dtype=torch.long, device=device)
+        self.discriminator = None
+        if args.adversarial_weight > 0:
+            discriminator = PatchDiscriminator(model.config.num_channels, args.discriminator_hidden_size)
+            optimizer = torch.optim.AdamW(
+                discriminator.parameters(), lr=args.discriminator_learning_rate, betas=(0.5, 0.99), weight_decay=0.0
+            )
+            self.discriminator, self.discriminator_optimizer = self.accelerator.prepare(discriminator, optimizer)
+        self.codebook_use = 0.0
+        self._components: dict[str, list[torch.Tensor]] = {}
+        self.add_callback(_AfterOptimizerStep(self))
+
+    @torch.no_grad()
+    def _average(self, averages: list[torch.Tensor], values: list[torch.Tensor], num_averaged: torch.Tensor):
+        # Early on the average would remember nothing but the random start, so its memory grows with the steps.
+        decay = min(self.args.ema_decay, (1 + int(num_averaged)) / (10 + int(num_averaged)))
+        torch._foreach_lerp_(averages, values, 1 - decay)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: int | None = None,
+    ):
+        args, step = self.args, self.state.global_step
+        pixel_values = inputs["pixel_values"]
+        mirrored = torch.rand(len(pixel_values)) < 0.5
+        pixel_values = torch.where(
+            mirrored.to(pixel_values.device)[:, None, None, None], pixel_values.flip(-1), pixel_values
+        )
+        budgets = draw_budgets(len(pixel_values), self.model.config.budgets, pixel_values.device)
+        outputs = model(pixel_values=pixel_values, budgets=budgets, return_loss=True)
+        reconstruction = outputs.pixel_values.float()
+        components = {
+            "reconstruction": nn.functional.mse_loss(reconstruction, pixel_values),
+            "quantization": outputs.quantization_loss.float(),
+        }
+        loss = args.reconstruction_weight * components["reconstruction"]
+        loss = loss + args.quantization_weight * components["quantization"]
+        if self.lpips is not None and step >= args.perceptual_start:
+            with self.accelerator.autocast():
+                components["perceptual"] = self.lpips(reconstruction, pixel_values).float().mean()
+            loss = loss + args.perceptual_weight * components["perceptual"]
+        if self.discriminator is not None and step >= args.adversarial_start:
+            components["adversarial"] = -self._judge(reconstruction).mean()
+            loss = loss + args.adversarial_weight * components["adversarial"]
+        self._count_codes(outputs.image_codes, outputs.code_mask)
+        self._latents = outputs.latents.detach()
+        self._images = pixel_values, reconstruction.detach()
+        self._add_components(components)
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: int | None = None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        first_step = self.args.adversarial_start - self.args.discriminator_warmup
+        if self.discriminator is not None and self.state.global_step >= first_step:
+            self._add_components({"discriminator": self._train_discriminator(*self._images)})
+        return loss
+
+    def _judge(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The critic's logits, with gradient to the pixels alone."""
+        critic = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
+        with self.accelerator.autocast():
+            logits = critic(pixel_values)
+        critic.requires_grad_(True)
+        return logits.float()
+
+    def _train_discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        real_logits, fake_logits = self.discriminator(torch.cat([real, fake])).float().chunk(2)
+        loss = hinge_discriminator_loss(real_logits, fake_logits)
+        penalty = self.args.lecam_weight * self.lecam(real_logits, fake_logits)
+        for average in self.lecam.buffers():
+            average.copy_(self.accelerator.reduce(average, "mean"))
+        self.accelerator.backward((loss + penalty) / self.current_gradient_accumulation_steps)
+        if self.accelerator.sync_gradients:
+            self.discriminator_optimizer.step()
+            self.discriminator_optimizer.zero_grad()
+        return loss.detach()
+
+    def _count_codes(self, image_codes: torch.Tensor, code_mask: torch.Tensor):
+        self.code_counts += torch.bincount(image_codes[code_mask], minlength=len(self.code_counts))
+
+    def _add_components(self, components: dict[str, torch.Tensor]):
+        for name, value in components.items():
+            self._components.setdefault(name, []).append(value.detach())
+
+    def _after_optimizer_step(self):
+        self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
+        step, args = self.state.global_step, self.args
+        if args.revive_steps and step % args.revive_steps == 0:
+            counts = self.accelerator.reduce(self.code_counts)
+            self.codebook_use = (counts > 0).float().mean().item()
+            self.code_counts.zero_()
+            if step <= args.revive_until * self.state.max_steps:
+                self._revive_dead_codes(counts)
+
+    @torch.no_grad()
+    def _revive_dead_codes(self, counts: torch.Tensor):
+        """Moves the codes that no image has used onto random latents, the same ones in every process."""
+        codebook = self.accelerator.unwrap_model(self.model).quantizer.codebook.weight
+        latents = self._latents.flatten(0, 1).to(codebook.dtype)
+        picks = torch.randint(len(latents), (len(codebook),)).to(latents.device)
+        replacement = broadcast(latents[picks] + 0.02 * torch.randn_like(codebook))
+        codebook.copy_(torch.where((counts == 0)[:, None], replacement, codebook))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None):
+        if "loss" in logs:
+            for name, values in self._components.items():
+                logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
+            logs["codebook_use"] = self.codebook_use
+            self._components = {}
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_dataset: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """
+        Measures the averaged weights at every candidate budget and saves a picture grid.
+
+        Returns:
+            `dict[str, float]`: `{prefix}_psnr_{budget}` in dB, `{prefix}_lpips_{budget}` where LPIPS is trained with,
+            and `{prefix}_codebook_use`, the share of the codebook that the full codes of these images use.
+        """
+        model = self.ema.module.eval()
+        budgets = model.config.budgets
+        psnr, lpips, used = defaultdict(list), defaultdict(list), torch.zeros_like(self.code_counts)
+        rows = []
+        for batch in self.get_eval_dataloader(eval_dataset):
+            pixel_values = self._prepare_inputs(batch)["pixel_values"]
+            codes = model.encode(pixel_values, budgets=budgets[-1]).image_codes
+            used += torch.bincount(self.accelerator.gather_for_metrics(codes).flatten(), minlength=len(used))
+            column = [pixel_values]
+            for budget in budgets:
+                reconstruction = model.decode(codes, budgets=budget).pixel_values.clamp(-1, 1)
+                error = (reconstruction - pixel_values).square().mean(dim=(1, 2, 3))
+                psnr[budget].append(self.accelerator.gather_for_metrics(10 * torch.log10(4 / error.clamp(min=1e-10))))
+                if self.lpips is not None:
+                    distance = self.lpips(reconstruction, pixel_values).flatten()
+                    lpips[budget].append(self.accelerator.gather_for_metrics(distance))
+                column.append(reconstruction)
+            if sum(map(len, rows)) < self.args.grid_images:
+                rows.append(torch.stack(column, dim=1)[: self.args.grid_images])
+        metrics = {f"{metric_key_prefix}_psnr_{b}": torch.cat(v).mean().item() for b, v in psnr.items()}
+        metrics |= {f"{metric_key_prefix}_lpips_{b}": torch.cat(v).mean().item() for b, v in lpips.items()}
+        metrics[f"{metric_key_prefix}_codebook_use"] = (used > 0).float().mean().item()
+        if self.is_world_process_zero():
+            self._save_grid(torch.cat(rows)[: self.args.grid_images])
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_grid(self, pictures: torch.Tensor):
+        """Writes pictures of shape `(rows, columns, 3, height, width)` as one image, each row original first."""
+        folder = Path(self.args.output_dir) / "grids"
+        folder.mkdir(parents=True, exist_ok=True)
+        sheet = torch.cat(list(torch.cat(list(pictures.unbind(1)), dim=-1)), dim=-2)
+        (sheet,) = self.processing_class.post_process(sheet[None])
+        sheet.save(folder / f"step-{self.state.global_step:07d}.png")
+
+    def export(self, output_dir: str):
+        """Writes the averaged weights, the configuration, the model code and the image processor."""
+        if self.is_world_process_zero():
+            self.ema.module.save_pretrained(output_dir)
+            self.processing_class.save_pretrained(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            torch.save(self._extra_state(), os.path.join(output_dir, STATE_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        path = os.path.join(checkpoint, STATE_NAME)
+        if not os.path.isfile(path):
+            raise ValueError(
+                f"{checkpoint} has no {STATE_NAME}, so it cannot be resumed; name a checkpoint of this trainer."
+            )
+        state = torch.load(path, map_location=self.args.device, weights_only=True)
+        self.ema.load_state_dict(state["ema"])
+        self.lecam.load_state_dict(state["lecam"])
+        self.code_counts.copy_(state["code_counts"])
+        self.codebook_use = state["codebook_use"]
+        if self.discriminator is not None:
+            self.accelerator.unwrap_model(self.discriminator).load_state_dict(state["discriminator"])
+            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+
+    def _extra_state(self) -> dict:
+        state = {
+            "ema": self.ema.state_dict(),
+            "lecam": self.lecam.state_dict(),
+            "code_counts": self.code_counts,
+            "codebook_use": self.codebook_use,
+        }
+        if self.discriminator is not None:
+            state["discriminator"] = self.accelerator.unwrap_model(self.discriminator).state_dict()
+            state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
+        return state
+
+
+class _AfterOptimizerStep(TrainerCallback):
+    def __init__(self, trainer: ReconstructionTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer._after_optimizer_step()

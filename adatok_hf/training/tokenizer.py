@@ -1,0 +1,95 @@
+"""Stage 1 from the command line: `adatok train tokenizer`, or `accelerate launch -m adatok_hf.training.tokenizer`."""
+
+import json
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..hub import load_checkpoint
+from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
+from ..model_card import model_card
+from .arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
+from .data import ImageCollator, load_image_dataset
+from .recipe import parse_recipe
+from .reconstruction_trainer import ReconstructionTrainer
+
+
+def build_model(arguments: ModelArguments) -> tuple[AdaTokModel, AdaTokImageProcessor]:
+    """
+    Makes a model with random weights, or loads the checkpoint named by `init_from`, and its image processor.
+
+    Raises:
+        `ValueError`: if the architecture is impossible, or if it is given together with `init_from`.
+    """
+    architecture = {key: value for key, value in asdict(arguments).items() if value is not None}
+    init_from = architecture.pop("init_from", None)
+    if init_from is not None:
+        return load_checkpoint(init_from)
+    config = AdaTokConfig(**architecture)
+    size = config.image_size
+    processor = AdaTokImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    return AdaTokModel(config), processor
+
+
+def train(
+    model_arguments: ModelArguments, data_arguments: DataArguments, arguments: ReconstructionTrainingArguments
+) -> dict[str, float]:
+    """
+    Trains, evaluates and exports a tokenizer into `arguments.output_dir`; a run that was cut off is resumed.
+
+    Returns:
+        `dict[str, float]`: the final metrics; empty without evaluation data.
+    """
+    if arguments.do_train and not data_arguments.train_data:
+        raise ValueError("There is nothing to train on: give --train_data, an image folder, parquet files or a dataset.")
+    set_seed(arguments.seed)
+    model, processor = build_model(model_arguments)
+    train_dataset = eval_dataset = None
+    if arguments.do_train:
+        train_dataset = load_image_dataset(data_arguments.train_data, data_arguments.train_split)
+    if data_arguments.eval_data is not None:
+        eval_dataset = load_image_dataset(
+            data_arguments.eval_data, data_arguments.eval_split, data_arguments.max_eval_images
+        )
+    trainer = ReconstructionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        data_collator=ImageCollator(processor),
+        processing_class=processor,
+    )
+    if arguments.do_train:
+        checkpoint = arguments.resume_from_checkpoint
+        if checkpoint is None and Path(arguments.output_dir).is_dir():
+            checkpoint = get_last_checkpoint(arguments.output_dir)
+        trainer.train(resume_from_checkpoint=checkpoint)
+    metrics = trainer.evaluate() if eval_dataset is not None else {}
+    if arguments.do_train:
+        trainer.export(arguments.output_dir)
+    return metrics
+
+
+def main(argv: Sequence[str] | None = None):
+    """
+    Runs a recipe.
+
+    Args:
+        argv (`Sequence[str]`, *optional*):
+            `--recipe NAME_OR_PATH` and any field of the argument classes, `--learning_rate 1e-4`. Defaults to the
+            process's own.
+    """
+    parser = ArgumentParser(prog="adatok train tokenizer", allow_abbrev=False)
+    parser.add_argument("--recipe", required=True, help="Name of a shipped recipe, or path of a YAML file.")
+    known, overrides = parser.parse_known_args(argv)
+    parsed = parse_recipe(known.recipe, overrides, [ModelArguments, DataArguments, ReconstructionTrainingArguments])
+    print(json.dumps(train(*parsed)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

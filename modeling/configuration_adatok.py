@@ -1,0 +1,148 @@
+"""AdaTok model configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class AdaTokConfig(PreTrainedConfig):
+    r"""
+    Configuration of an [`AdaTokModel`], the adaptive 1D image tokenizer of huggingface.co/papers/2606.07185. The
+    defaults give the paper's scale: 256 px, a small (8 blocks, width 512) encoder and decoder, 256 latent tokens.
+
+    Args:
+        image_size (`int`, *optional*, defaults to 256):
+            Height and width of the pixel values, a multiple of `patch_size`.
+        patch_size (`int`, *optional*, defaults to 16):
+            Height and width of one patch.
+        num_channels (`int`, *optional*, defaults to 3):
+            Channels of the pixel values.
+        hidden_size (`int`, *optional*, defaults to 512):
+            Width of the encoder.
+        num_hidden_layers (`int`, *optional*, defaults to 8):
+            Blocks of the encoder.
+        num_attention_heads (`int`, *optional*, defaults to 8):
+            Attention heads in each block of the encoder.
+        intermediate_size (`int`, *optional*, defaults to 2048):
+            Width of the MLPs of the encoder.
+        decoder_hidden_size (`int`, *optional*):
+            Width of the decoder. Equal to `hidden_size` when unset, as the next three follow the encoder too.
+        decoder_num_hidden_layers (`int`, *optional*):
+            Blocks of the decoder.
+        decoder_num_attention_heads (`int`, *optional*):
+            Attention heads in each block of the decoder.
+        decoder_intermediate_size (`int`, *optional*):
+            Width of the MLPs of the decoder.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation in the MLPs.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-05):
+            Epsilon of the layer normalisations.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial policy weights. The encoder and decoder have their own laws, see
+            `AdaTokPreTrainedModel._init_weights`.
+        num_latent_tokens (`int`, *optional*, defaults to 256):
+            Number N of latent tokens, so of image codes at the full budget.
+        codebook_size (`int`, *optional*, defaults to 4096):
+            Number of entries in the codebook. The id `codebook_size` itself is the pad code.
+        codebook_dim (`int`, *optional*, defaults to 12):
+            Width of a codebook entry.
+        commitment_cost (`float`, *optional*, defaults to 0.25):
+            Weight of the commitment term against the codebook term of the quantization loss.
+        budgets (`list[int]`, *optional*, defaults to `[32, 64, 96, 128, 160, 192, 224, 256]`):
+            Candidate budgets, ascending, the last one equal to `num_latent_tokens`. Each is served by a head.
+        lora_rank (`int`, *optional*, defaults to 16):
+            Rank of the heads, the LoRA adapters on the MLPs of the decoder.
+        lora_alpha (`int`, *optional*, defaults to 16):
+            Scale of the heads: their output is multiplied by `lora_alpha / lora_rank`.
+        policy_hidden_size (`int`, *optional*, defaults to 512):
+            Width of the policy's hidden layer.
+        is_policy_trained (`bool`, *optional*, defaults to `False`):
+            Whether the policy has been trained. Until then `encode` uses the full budget where none is given.
+
+    Raises:
+        `ValueError`: if the budgets do not ascend or do not end in `num_latent_tokens`, or if `image_size` is no
+            multiple of `patch_size`, or a width no multiple of its attention heads.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf import AdaTokConfig
+
+    >>> config = AdaTokConfig(image_size=64, patch_size=8, num_latent_tokens=32, budgets=[8, 16, 32])
+    >>> config.num_patches, config.pad_code_id
+    (64, 4096)
+
+    ```"""
+
+    model_type = "adatok"
+
+    image_size: int = 256
+    patch_size: int = 16
+    num_channels: int = 3
+    hidden_size: int = 512
+    num_hidden_layers: int = 8
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    decoder_hidden_size: int | None = None
+    decoder_num_hidden_layers: int | None = None
+    decoder_num_attention_heads: int | None = None
+    decoder_intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    num_latent_tokens: int = 256
+    codebook_size: int = 4096
+    codebook_dim: int = 12
+    commitment_cost: float = 0.25
+    budgets: list[int] | tuple[int, ...] = (32, 64, 96, 128, 160, 192, 224, 256)
+    lora_rank: int = 16
+    lora_alpha: int = 16
+    policy_hidden_size: int = 512
+    is_policy_trained: bool = False
+
+    def __post_init__(self, **kwargs):
+        self.budgets = list(self.budgets)
+        self.decoder_hidden_size = self.decoder_hidden_size or self.hidden_size
+        self.decoder_num_hidden_layers = self.decoder_num_hidden_layers or self.num_hidden_layers
+        self.decoder_num_attention_heads = self.decoder_num_attention_heads or self.num_attention_heads
+        self.decoder_intermediate_size = self.decoder_intermediate_size or self.intermediate_size
+        self.validate_architecture()  # `@strict` calls it too, but wraps what it raises: this one is a ValueError
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Part of `@strict`: runs whenever a configuration is made or loaded."""
+        for name, field in self.__dataclass_fields__.items():
+            value = getattr(self, name)
+            if field.type is int and value < 1 and name in AdaTokConfig.__annotations__:
+                raise ValueError(f"{name} must be at least 1; got {value}.")
+        if not self.budgets or self.budgets[0] < 1 or sorted(set(self.budgets)) != self.budgets:
+            raise ValueError(
+                f"budgets must be positive and ascend strictly, for example [8, 16, 32]; got {self.budgets}."
+            )
+        if self.budgets[-1] != self.num_latent_tokens:
+            raise ValueError(
+                f"The last of budgets must equal num_latent_tokens={self.num_latent_tokens}; got {self.budgets}."
+            )
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}.")
+        for width, heads in (
+            (self.hidden_size, self.num_attention_heads),
+            (self.decoder_hidden_size, self.decoder_num_attention_heads),
+        ):
+            if width % heads or width % 4:
+                raise ValueError(
+                    f"A hidden size must be a multiple of 4 and of its attention heads; got {width} and {heads} heads."
+                )
+
+    @property
+    def num_patches(self) -> int:
+        """Number of patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def pad_code_id(self) -> int:
+        """Id that fills the image codes beyond the budget."""
+        return self.codebook_size
+
+
+__all__ = ["AdaTokConfig"]

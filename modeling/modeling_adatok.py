@@ -1,0 +1,637 @@
+"""AdaTok: an image tokenizer that orders its tokens by importance and decides how many an image deserves."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput, logging
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_adatok import AdaTokConfig
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class AdaTokEncoderOutput(ModelOutput):
+    r"""
+    Args:
+        image_codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`):
+            Ids in `0 .. codebook_size - 1`, most important first; the pad code `codebook_size` beyond the budget.
+        budgets (`torch.LongTensor` of shape `(batch,)`):
+            How many leading codes are kept, in `1 .. num_latent_tokens`.
+        code_mask (`torch.BoolTensor` of shape `(batch, num_latent_tokens)`):
+            True where a code is inside the budget.
+        budget_logits (`torch.FloatTensor` of shape `(batch, len(config.budgets))`):
+            Scores of the policy over the candidate budgets, before any cost bias.
+    """
+
+    image_codes: torch.LongTensor | None = None
+    budgets: torch.LongTensor | None = None
+    code_mask: torch.BoolTensor | None = None
+    budget_logits: torch.FloatTensor | None = None
+
+
+@dataclass
+class AdaTokDecoderOutput(ModelOutput):
+    r"""
+    Args:
+        pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image_size, image_size)`):
+            The reconstruction, nominally in [-1, 1] but not clipped: `AdaTokImageProcessor.post_process` does that.
+    """
+
+    pixel_values: torch.FloatTensor | None = None
+
+
+@dataclass
+class AdaTokOutput(ModelOutput):
+    r"""
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*, returned with `return_loss=True`):
+            Mean squared error of the pixels plus the quantization loss.
+        pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image_size, image_size)`):
+            The reconstruction, nominally in [-1, 1] but not clipped.
+        image_codes, budgets, code_mask, budget_logits:
+            As in [`AdaTokEncoderOutput`].
+        quantization_loss (`torch.FloatTensor` of shape `()`, *optional*, returned with `return_loss=True`):
+            Codebook and commitment terms.
+        latents (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`, *optional*, returned with
+            `return_loss=True`): Unit vectors before quantization, from which dead codes are revived.
+    """
+
+    loss: torch.FloatTensor | None = None
+    pixel_values: torch.FloatTensor | None = None
+    image_codes: torch.LongTensor | None = None
+    budgets: torch.LongTensor | None = None
+    code_mask: torch.BoolTensor | None = None
+    budget_logits: torch.FloatTensor | None = None
+    quantization_loss: torch.FloatTensor | None = None
+    latents: torch.FloatTensor | None = None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class AdaTokAttention(nn.Module):
+    def __init__(self, config: AdaTokConfig, hidden_size: int, num_attention_heads: int):
+        super().__init__()
+        self.config = config
+        self.head_dim = hidden_size // num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size)
+        self.o_proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        # (batch, tokens, 3 * hidden) -> three of (batch, heads, tokens, head_dim)
+        query, key, value = (
+            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for projected in self.qkv_proj(hidden_states).chunk(3, dim=-1)
+        )
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attended, _ = attention_interface(self, query, key, value, attention_mask, scaling=self.scaling)
+        return self.o_proj(attended.flatten(-2))
+
+
+def multi_head_linear(
+    layer: nn.Linear | LoraLayer, hidden_states: torch.Tensor, head_indices: torch.Tensor | None
+) -> torch.Tensor:
+    """
+    Applies a linear layer with one LoRA head per sample.
+
+    Args:
+        layer: A plain linear layer, or one that PEFT has wrapped.
+        hidden_states (`torch.Tensor` of shape `(batch, tokens, in_features)`): The input.
+        head_indices (`torch.LongTensor` of shape `(batch,)` or `()`, *optional*):
+            Which adapter serves each sample, or all of them. `None` leaves the choice to PEFT (its active adapter, or
+            its `adapter_names`).
+    """
+    if head_indices is None or not isinstance(layer, LoraLayer):
+        return layer(hidden_states)
+    down = torch.stack([adapter.weight for adapter in layer.lora_A.values()])[head_indices]  # ([batch,] rank, in)
+    up = torch.stack([adapter.weight for adapter in layer.lora_B.values()])[head_indices]  # ([batch,] out, rank)
+    scaling = layer.scaling[next(iter(layer.lora_A))]
+    return layer.base_layer(hidden_states) + scaling * (hidden_states @ down.mT @ up.mT)
+
+
+class AdaTokMLP(nn.Module):
+    def __init__(self, config: AdaTokConfig, hidden_size: int, intermediate_size: int):
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, head_indices: torch.Tensor | None = None) -> torch.Tensor:
+        hidden_states = self.activation_fn(multi_head_linear(self.fc1, hidden_states, head_indices))
+        return multi_head_linear(self.fc2, hidden_states, head_indices)
+
+
+class AdaTokLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer block, the same in encoder and decoder."""
+
+    def __init__(self, config: AdaTokConfig, hidden_size: int, num_attention_heads: int, intermediate_size: int):
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.attention = AdaTokAttention(config, hidden_size, num_attention_heads)
+        self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
+        self.mlp = AdaTokMLP(config, hidden_size, intermediate_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        head_indices: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        hidden_states = hidden_states + self.attention(self.layernorm_before(hidden_states), attention_mask)
+        return hidden_states + self.mlp(self.layernorm_after(hidden_states), head_indices)
+
+
+class AdaTokEncoder(nn.Module):
+    """A ViT whose sequence is the class token, the patches and the latent tokens."""
+
+    def __init__(self, config: AdaTokConfig):
+        super().__init__()
+        width = config.hidden_size
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels, width, kernel_size=config.patch_size, stride=config.patch_size
+        )
+        self.class_embedding = nn.Parameter(torch.empty(1, 1, width))
+        self.position_embedding = nn.Parameter(torch.empty(1, config.num_patches + 1, width))
+        self.latent_tokens = nn.Parameter(torch.empty(1, config.num_latent_tokens, width))
+        self.layernorm_pre = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(
+            AdaTokLayer(config, width, config.num_attention_heads, config.intermediate_size)
+            for _ in range(config.num_hidden_layers)
+        )
+        self.layernorm_post = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.latent_projection = nn.Linear(width, config.codebook_dim)
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns latents `(batch, num_latent_tokens, codebook_dim)` and policy features `(batch, 2 * width)`."""
+        batch_size = pixel_values.shape[0]
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (batch, patches, width)
+        image_tokens = torch.cat([self.class_embedding.expand(batch_size, -1, -1), patches], dim=1)
+        image_tokens = image_tokens + self.position_embedding
+        hidden_states = torch.cat([image_tokens, self.latent_tokens.expand(batch_size, -1, -1)], dim=1)
+        hidden_states = self.layernorm_pre(hidden_states)  # (batch, 1 + patches + num_latent_tokens, width)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        hidden_states = self.layernorm_post(hidden_states)
+        image_states, latent_states = hidden_states.split([image_tokens.shape[1], self.latent_tokens.shape[1]], dim=1)
+        features = torch.cat([image_states.mean(dim=1), latent_states.mean(dim=1)], dim=-1)
+        return self.latent_projection(latent_states), features
+
+
+class AdaTokVectorQuantizer(nn.Module):
+    """
+    Nearest neighbour on the unit sphere. The batch normalisation keeps every channel of the latents in use, which
+    spreads them over the codebook early in training; at inference it is a fixed affine map.
+    """
+
+    def __init__(self, config: AdaTokConfig):
+        super().__init__()
+        self.commitment_cost = config.commitment_cost
+        self.latent_norm = nn.BatchNorm1d(config.codebook_dim, affine=False, momentum=0.02)
+        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
+
+    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor, torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            latents (`torch.Tensor` of shape `(batch, tokens, codebook_dim)`): What the encoder gives.
+
+        Returns:
+            Quantized unit vectors with a straight-through gradient and the unit latents, both of the shape of
+            `latents`; codes of shape `(batch, tokens)`; the scalar quantization loss.
+        """
+        # Half precision would merge neighbouring entries of a large codebook, so this part leaves autocast.
+        with torch.autocast(device_type=latents.device.type, enabled=False):
+            latents = self.latent_norm(latents.to(self.codebook.weight.dtype).flatten(0, 1)).view(latents.shape)
+            latents = nn.functional.normalize(latents, dim=-1)
+            codebook = nn.functional.normalize(self.codebook.weight, dim=-1)
+            codes = (latents.detach() @ codebook.detach().T).argmax(dim=-1)  # on the sphere, nearest = largest cosine
+            quantized = nn.functional.embedding(codes, codebook)
+            loss = nn.functional.mse_loss(quantized, latents.detach())
+            loss = loss + self.commitment_cost * nn.functional.mse_loss(latents, quantized.detach())
+            # The added difference is exactly zero: it carries the gradient and leaves the value bit-identical.
+            quantized = quantized.detach() + (latents - latents.detach())
+        return quantized, latents, codes, loss
+
+    def lookup(self, codes: torch.LongTensor) -> torch.Tensor:
+        """Unit vectors of shape `(batch, tokens, codebook_dim)` of codes `(batch, tokens)`."""
+        return nn.functional.normalize(self.codebook(codes), dim=-1)
+
+
+class AdaTokDecoder(nn.Module):
+    """A ViT that turns one mask token per patch, with a prefix of codes in view, into pixels."""
+
+    def __init__(self, config: AdaTokConfig):
+        super().__init__()
+        width = config.decoder_hidden_size
+        self.config = config
+        self.grid_size = config.image_size // config.patch_size
+        self.code_projection = nn.Linear(config.codebook_dim, width)
+        self.class_embedding = nn.Parameter(torch.empty(1, 1, width))
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.position_embedding = nn.Parameter(torch.empty(1, config.num_patches + 1, width))
+        self.latent_position_embedding = nn.Parameter(torch.empty(1, config.num_latent_tokens, width))
+        self.layernorm_pre = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(
+            AdaTokLayer(config, width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
+            for _ in range(config.decoder_num_hidden_layers)
+        )
+        self.layernorm_post = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.pixel_projection = nn.Linear(width, config.num_channels * config.patch_size**2)
+        self.pixel_conv = nn.Conv2d(config.num_channels, config.num_channels, kernel_size=3, padding=1)
+
+    def forward(
+        self,
+        quantized: torch.Tensor,
+        code_mask: torch.BoolTensor | None = None,
+        head_indices: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            quantized (`torch.Tensor` of shape `(batch, tokens, codebook_dim)`): A prefix of quantized latents.
+            code_mask (`torch.BoolTensor` of shape `(batch, tokens)`, *optional*): False hides a code.
+            head_indices (`torch.LongTensor` of shape `(batch,)` or `()`, *optional*): Which head serves which sample.
+
+        Returns:
+            Pixels of shape `(batch, num_channels, image_size, image_size)`.
+        """
+        batch_size, num_codes, _ = quantized.shape
+        image_tokens = torch.cat([self.class_embedding, self.mask_token.expand(-1, self.grid_size**2, -1)], dim=1)
+        image_tokens = (image_tokens + self.position_embedding).expand(batch_size, -1, -1)
+        code_tokens = self.code_projection(quantized) + self.latent_position_embedding[:, :num_codes]
+        hidden_states = torch.cat([image_tokens.to(code_tokens.dtype), code_tokens], dim=1)
+        hidden_states = self.layernorm_pre(hidden_states)  # (batch, 1 + patches + num_codes, width)
+        if code_mask is not None:
+            code_mask = nn.functional.pad(code_mask, (image_tokens.shape[1], 0), value=True)
+        attention_mask = create_bidirectional_mask(self.config, hidden_states, code_mask)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, head_indices)
+        hidden_states = self.layernorm_post(hidden_states[:, 1 : image_tokens.shape[1]])
+        patches = self.pixel_projection(hidden_states).transpose(1, 2)  # (batch, channels * patch_size**2, patches)
+        pixels = patches.unflatten(2, (self.grid_size, self.grid_size))
+        return self.pixel_conv(nn.functional.pixel_shuffle(pixels, self.config.patch_size))
+
+
+class AdaTokPolicy(nn.Module):
+    """Scores the candidate budgets from pooled encoder features."""
+
+    def __init__(self, config: AdaTokConfig):
+        super().__init__()
+        self.layernorm = nn.LayerNorm(2 * config.hidden_size, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(2 * config.hidden_size, config.policy_hidden_size)
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.policy_hidden_size, len(config.budgets))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(self.layernorm(features))))
+
+
+def sincos_positions(width: int, grid_size: int, amplitude: float = 0.7) -> torch.Tensor:
+    """2-D sine-cosine positions of shape `(grid_size**2 + 1, width)`, the class token's row first and zero."""
+    frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float32) / (width // 4))
+    angles = torch.arange(grid_size, dtype=torch.float32)[:, None] * frequencies  # (grid, width / 4)
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, width / 2)
+    rows = axis[:, None].expand(-1, grid_size, -1)
+    columns = axis[None].expand(grid_size, -1, -1)
+    positions = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    return amplitude * torch.cat([torch.zeros(1, width), positions])
+
+
+class AdaTokPreTrainedModel(PreTrainedModel):
+    config: AdaTokConfig
+    base_model_prefix = "adatok"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["AdaTokLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """
+        The usual small embeddings leave the decoder blind to the codes for thousands of steps. Large sine-cosine
+        positions, large latent and code embeddings and Xavier projections let it read them from the start.
+        """
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias) if module.bias is not None else None
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+        else:
+            super()._init_weights(module)
+        if isinstance(module, LoraLayer):
+            for down, up in zip(module.lora_A.values(), module.lora_B.values()):
+                init.kaiming_uniform_(down.weight, a=5**0.5)
+                init.zeros_(up.weight)
+        elif isinstance(module, AdaTokEncoder):
+            grid_size = self.config.image_size // self.config.patch_size
+            init.copy_(module.position_embedding, sincos_positions(self.config.hidden_size, grid_size)[None])
+            init.zeros_(module.class_embedding)
+            init.normal_(module.latent_tokens, std=0.4)
+            fan_in = module.patch_embedding.weight[0].numel()
+            init.normal_(module.patch_embedding.weight, std=fan_in**-0.5)
+        elif isinstance(module, AdaTokDecoder):
+            positions = sincos_positions(self.config.decoder_hidden_size, module.grid_size)
+            init.copy_(module.position_embedding, positions[None])
+            init.zeros_(module.class_embedding)
+            init.normal_(module.mask_token, std=0.02)
+            init.normal_(module.latent_position_embedding, std=0.4)
+            init.normal_(module.code_projection.weight, std=0.3)
+            init.dirac_(module.pixel_conv.weight)
+        elif isinstance(module, AdaTokPolicy):
+            init.normal_(module.fc2.weight, std=self.config.initializer_range)
+        elif isinstance(module, AdaTokModel):
+            init.copy_(module.candidate_budgets, torch.tensor(self.config.budgets))
+
+
+class AdaTokModel(AdaTokPreTrainedModel):
+    r"""
+    The adaptive image tokenizer of huggingface.co/papers/2606.07185: `encode` turns an image into codes ordered by
+    importance and chooses how many to keep, `decode` turns any prefix of them back into an image.
+
+    Args:
+        config ([`AdaTokConfig`]): The architecture.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from adatok_hf import AdaTokModel, default_checkpoint
+
+    >>> model = AdaTokModel.from_pretrained(default_checkpoint()).eval()
+    >>> pixel_values = torch.rand(2, 3, model.config.image_size, model.config.image_size) * 2 - 1
+    >>> with torch.no_grad():
+    ...     encoded = model.encode(pixel_values, budgets=torch.tensor([4, 20]))
+    ...     decoded = model.decode(encoded.image_codes)
+    >>> encoded.code_mask.sum(dim=1).tolist(), decoded.pixel_values.shape == pixel_values.shape
+    ([4, 20], True)
+
+    ```"""
+
+    def __init__(self, config: AdaTokConfig):
+        super().__init__(config)
+        self.encoder = AdaTokEncoder(config)
+        self.quantizer = AdaTokVectorQuantizer(config)
+        self.decoder = AdaTokDecoder(config)
+        self.policy = AdaTokPolicy(config)
+        self.register_buffer("candidate_budgets", torch.tensor(config.budgets), persistent=False)
+        self._inject_heads()
+        self.post_init()
+
+    def _inject_heads(self):
+        """Adds one LoRA adapter per candidate budget to both MLP linears of every decoder block."""
+        lora_config = LoraConfig(
+            r=self.config.lora_rank, lora_alpha=self.config.lora_alpha, target_modules=["fc1", "fc2"]
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are the point
+            for budget in self.config.budgets:
+                inject_adapter_in_model(lora_config, self.decoder, adapter_name=f"budget_{budget:04d}")
+        # PEFT freezes the base and all but one adapter; here everything trains until a trainer says otherwise.
+        self.decoder.requires_grad_(True)
+
+    def encode(
+        self,
+        pixel_values: torch.FloatTensor,
+        budgets: int | Sequence[int] | torch.Tensor | None = None,
+        cost_bias: float = 0.0,
+    ) -> AdaTokEncoderOutput:
+        r"""
+        Turns images into codes, most important first, and decides how many of them to keep.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image_size, image_size)`):
+                Images in [-1, 1], as `AdaTokImageProcessor` gives them.
+            budgets (`int`, or `(batch,)` integers, *optional*):
+                Forced budgets in `1 .. num_latent_tokens`. Without them the policy chooses.
+            cost_bias (`float`, *optional*, defaults to 0.0):
+                Shifts the policy's choice: positive is cheaper, negative finer. The logit of candidate budget b
+                falls by `cost_bias * b / num_latent_tokens`.
+
+        Returns:
+            [`AdaTokEncoderOutput`]
+
+        Raises:
+            `ValueError`: for pixel values of a wrong shape or not finite, and for budgets out of range.
+        """
+        self._check_pixel_values(pixel_values)
+        latents, features = self.encoder(pixel_values.to(self.dtype))
+        _, _, image_codes, _ = self.quantizer(latents)
+        budget_logits = self.policy(features)
+        budgets = self._choose_budgets(budget_logits, budgets, cost_bias)
+        code_mask = self._code_mask(budgets, image_codes.shape[1])
+        return AdaTokEncoderOutput(
+            image_codes=image_codes.masked_fill(~code_mask, self.config.pad_code_id),
+            budgets=budgets,
+            code_mask=code_mask,
+            budget_logits=budget_logits,
+        )
+
+    def decode(
+        self,
+        image_codes: torch.LongTensor,
+        budgets: int | Sequence[int] | torch.Tensor | None = None,
+        group_by_budget: bool | None = None,
+    ) -> AdaTokDecoderOutput:
+        r"""
+        Reconstructs images from the leading `budgets` codes; codes beyond them have no influence.
+
+        Args:
+            image_codes (`torch.LongTensor` of shape `(batch, codes)`):
+                Codes as `encode` gives them. May be cut off anywhere beyond the largest budget.
+            budgets (`int`, or `(batch,)` integers, *optional*):
+                How many leading codes to use, in `1 .. num_latent_tokens`; unset, all before the first pad code.
+                The next larger candidate budget's head serves each image.
+            group_by_budget (`bool`, *optional*):
+                Whether to decode images of one budget together, with truncated sequences, or the whole batch at once
+                under a mask. Both give the same pixels; unset, the one that is faster on the device is taken.
+
+        Returns:
+            [`AdaTokDecoderOutput`]
+
+        Raises:
+            `ValueError`: for codes out of range, pad codes inside a prefix, and budgets out of range.
+        """
+        if image_codes.ndim != 2 or image_codes.is_floating_point() or image_codes.dtype == torch.bool:
+            raise ValueError(
+                f"image_codes must be integers of shape (batch, codes); got {image_codes.dtype} of shape "
+                f"{tuple(image_codes.shape)}."
+            )
+        if len(image_codes) == 0 or image_codes.shape[1] > self.config.num_latent_tokens:
+            raise ValueError(
+                f"image_codes must hold at least one image of at most {self.config.num_latent_tokens} codes; got shape "
+                f"{tuple(image_codes.shape)}."
+            )
+        image_codes = image_codes.long()
+        if budgets is None:
+            budgets = (image_codes == self.config.pad_code_id).int().cumsum(dim=1).eq(0).sum(dim=1)
+        budgets = self._resolve_budgets(budgets, image_codes.shape[0])
+        code_mask = self._code_mask(budgets, image_codes.shape[1])
+        self._check_image_codes(image_codes, budgets, code_mask)
+        quantized = self.quantizer.lookup(image_codes.masked_fill(~code_mask, 0))
+        if group_by_budget is None:
+            group_by_budget = quantized.device.type == "cpu" and not torch.compiler.is_compiling()
+        decode = self._decode_grouped if group_by_budget else self._decode_masked
+        return AdaTokDecoderOutput(pixel_values=decode(quantized, budgets, code_mask))
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        budgets: int | Sequence[int] | torch.Tensor | None = None,
+        cost_bias: float = 0.0,
+        return_loss: bool = False,
+    ) -> AdaTokOutput:
+        r"""
+        The round trip: encodes, keeps a prefix, decodes. Gradients pass the quantizer straight through.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image_size, image_size)`):
+                Images in [-1, 1].
+            budgets, cost_bias:
+                As in [`~AdaTokModel.encode`].
+            return_loss (`bool`, *optional*, defaults to `False`):
+                Whether to return `loss`, `quantization_loss` and `latents` too.
+
+        Returns:
+            [`AdaTokOutput`]
+        """
+        self._check_pixel_values(pixel_values)
+        pixel_values = pixel_values.to(self.dtype)
+        latents, features = self.encoder(pixel_values)
+        quantized, latents, image_codes, quantization_loss = self.quantizer(latents)
+        budget_logits = self.policy(features)
+        budgets = self._choose_budgets(budget_logits, budgets, cost_bias)
+        code_mask = self._code_mask(budgets, image_codes.shape[1])
+        reconstruction = self._decode_masked(quantized, budgets, code_mask)
+        output = AdaTokOutput(
+            pixel_values=reconstruction,
+            image_codes=image_codes.masked_fill(~code_mask, self.config.pad_code_id),
+            budgets=budgets,
+            code_mask=code_mask,
+            budget_logits=budget_logits,
+        )
+        if return_loss:
+            output.loss = nn.functional.mse_loss(reconstruction, pixel_values) + quantization_loss
+            output.quantization_loss = quantization_loss
+            output.latents = latents
+        return output
+
+    def _decode_masked(
+        self, quantized: torch.Tensor, budgets: torch.LongTensor, code_mask: torch.BoolTensor
+    ) -> torch.Tensor:
+        return self.decoder(quantized, code_mask, self._head_indices(budgets))
+
+    def _decode_grouped(
+        self, quantized: torch.Tensor, budgets: torch.LongTensor, code_mask: torch.BoolTensor
+    ) -> torch.Tensor:
+        order = budgets.argsort(stable=True)
+        distinct, counts = budgets[order].unique_consecutive(return_counts=True)
+        groups = [
+            self.decoder(quantized[rows, :budget], head_indices=head_index)
+            for rows, budget, head_index in zip(
+                order.split(counts.tolist()), distinct.tolist(), self._head_indices(distinct)
+            )
+        ]
+        return torch.cat(groups)[order.argsort()]
+
+    def _head_indices(self, budgets: torch.LongTensor) -> torch.LongTensor:
+        """Index of the smallest candidate budget that is no smaller than each budget."""
+        return torch.searchsorted(self.candidate_budgets, budgets)
+
+    def _code_mask(self, budgets: torch.LongTensor, num_codes: int) -> torch.BoolTensor:
+        return torch.arange(num_codes, device=budgets.device) < budgets[:, None]
+
+    def _choose_budgets(
+        self, budget_logits: torch.Tensor, budgets: int | Sequence[int] | torch.Tensor | None, cost_bias: float
+    ) -> torch.LongTensor:
+        batch_size = budget_logits.shape[0]
+        if budgets is not None:
+            return self._resolve_budgets(budgets, batch_size)
+        if not self.config.is_policy_trained:
+            logger.warning_once(
+                "The policy of this checkpoint has not been trained: every image gets the full budget of "
+                f"{self.config.num_latent_tokens} codes. Pass budgets=... to choose yourself."
+            )
+            return self._resolve_budgets(self.config.num_latent_tokens, batch_size)
+        if not math.isfinite(cost_bias):
+            raise ValueError(f"cost_bias must be a finite number, 0 for the policy as trained; got {cost_bias}.")
+        cost = cost_bias * self.candidate_budgets / self.config.num_latent_tokens
+        return self.candidate_budgets[(budget_logits - cost).argmax(dim=-1)]
+
+    def _resolve_budgets(self, budgets: int | Sequence[int] | torch.Tensor, batch_size: int) -> torch.LongTensor:
+        try:
+            resolved = torch.as_tensor(budgets, device=self.device)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"budgets must be one integer, or one per image; got {budgets!r}.") from error
+        if resolved.is_floating_point() or resolved.dtype == torch.bool or resolved.shape not in ((), (batch_size,)):
+            raise ValueError(
+                f"budgets must be one integer or {batch_size} of them, one per image; got {resolved.dtype} of shape "
+                f"{tuple(resolved.shape)}."
+            )
+        limit = self.config.num_latent_tokens
+        if not torch.compiler.is_compiling() and not ((resolved >= 1) & (resolved <= limit)).all():
+            raise ValueError(f"Every budget must lie between 1 and {limit}; got {resolved.tolist()}.")
+        return resolved.long().expand(batch_size).contiguous()
+
+    def _check_pixel_values(self, pixel_values: torch.Tensor):
+        size = self.config.image_size
+        expected = (self.config.num_channels, size, size)
+        if pixel_values.shape[1:] != expected or len(pixel_values) == 0 or not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values must be floats of shape (batch, {', '.join(map(str, expected))}); got "
+                f"{pixel_values.dtype} of shape {tuple(pixel_values.shape)}. AdaTokImageProcessor makes them."
+            )
+        if not torch.compiler.is_compiling() and not torch.isfinite(pixel_values).all():
+            raise ValueError("pixel_values contain NaN or infinite values; they must be finite and in [-1, 1].")
+
+    def _check_image_codes(self, image_codes: torch.Tensor, budgets: torch.Tensor, code_mask: torch.Tensor):
+        if torch.compiler.is_compiling():
+            return
+        if budgets.numel() and budgets.max() > image_codes.shape[1]:
+            raise ValueError(f"A budget of {budgets.max()} needs as many codes; got {image_codes.shape[1]} per image.")
+        bad_codes = image_codes[code_mask & ((image_codes < 0) | (image_codes >= self.config.codebook_size))]
+        if bad_codes.numel():
+            reason = "the pad code, which may only stand beyond it" if bad_codes[0] == self.config.pad_code_id else ""
+            raise ValueError(
+                f"Codes inside the budget must lie between 0 and {self.config.codebook_size - 1}; got {bad_codes[0]}"
+                + (f", {reason}." if reason else ".")
+            )
+
+
+__all__ = ["AdaTokModel", "AdaTokPreTrainedModel"]

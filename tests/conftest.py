@@ -1,0 +1,75 @@
+"""Small random models and drawn pictures for all tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import nn
+
+from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
+
+
+@pytest.fixture
+def tiny_config() -> AdaTokConfig:
+    return AdaTokConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_latent_tokens=16,
+        codebook_size=64,
+        codebook_dim=8,
+        budgets=[4, 8, 16],
+        lora_rank=2,
+        lora_alpha=2,
+        policy_hidden_size=16,
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config) -> AdaTokModel:
+    """In evaluation mode; the heads differ and the batch statistics are not their defaults."""
+    torch.manual_seed(0)
+    model = AdaTokModel(tiny_config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.3)
+        nn.init.normal_(model.quantizer.latent_norm.running_mean, std=0.1)
+        nn.init.uniform_(model.quantizer.latent_norm.running_var, 0.5, 2.0)
+    return model
+
+
+@pytest.fixture
+def processor():
+    """Makes 32 x 32 pixel values, as `tiny_model` needs them."""
+    return AdaTokImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path, tiny_model, processor) -> Path:
+    """A saved folder with `tiny_model` and its processor."""
+    path = tmp_path / "tiny_checkpoint"
+    tiny_model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def sample_images() -> list[Image.Image]:
+    """A flat picture, a gradient, some shapes and noise: 48 x 40 RGB, from simple to complex."""
+    width, height = 48, 40
+    flat = Image.new("RGB", (width, height), (200, 80, 40))
+    ramp = np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
+    gradient = Image.fromarray(np.stack([ramp, ramp, np.full_like(ramp, 128)], axis=2))
+    shapes = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(shapes)
+    draw.ellipse((4, 4, 26, 26), fill="navy")
+    draw.rectangle((22, 16, 44, 36), outline="green", width=3)
+    draw.line((0, 39, 47, 0), fill="red", width=2)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return [flat, gradient, shapes, noise]

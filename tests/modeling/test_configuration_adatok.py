@@ -1,0 +1,67 @@
+import pytest
+
+from adatok_hf import AdaTokConfig
+
+
+TINY = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_attention_heads": 2, "num_latent_tokens": 16}
+
+
+def test_defaults_are_the_paper_scale():
+    config = AdaTokConfig()
+    assert config.budgets == [32, 64, 96, 128, 160, 192, 224, 256]
+    assert (config.num_patches, config.pad_code_id) == (256, 4096)
+
+
+def test_decoder_follows_the_encoder_unless_told_otherwise():
+    config = AdaTokConfig(**TINY, budgets=[16], num_hidden_layers=3, intermediate_size=64)
+    assert (config.decoder_hidden_size, config.decoder_num_hidden_layers) == (32, 3)
+    assert (config.decoder_num_attention_heads, config.decoder_intermediate_size) == (2, 64)
+    assert AdaTokConfig(**TINY, budgets=[16], decoder_hidden_size=64).decoder_hidden_size == 64
+
+
+def test_saving_and_loading_keeps_every_field(tmp_path):
+    config = AdaTokConfig(**TINY, budgets=(4, 16), decoder_hidden_size=64, lora_rank=3, is_policy_trained=True)
+    config.save_pretrained(tmp_path)
+    assert AdaTokConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"budgets": [8, 4, 16]}, r"ascend.*\[8, 4, 16\]"),
+        ({"budgets": [4, 4, 16]}, r"ascend.*\[4, 4, 16\]"),
+        ({"budgets": [0, 16]}, r"positive.*\[0, 16\]"),
+        ({"budgets": []}, r"got \[\]"),
+        ({"budgets": [4, 8]}, r"num_latent_tokens=16.*\[4, 8\]"),
+        ({"budgets": [4, 32]}, r"num_latent_tokens=16.*\[4, 32\]"),
+        ({"image_size": 30}, r"image_size=30.*patch_size=8"),
+        ({"num_attention_heads": 3}, r"32 and 3 heads"),
+        ({"decoder_hidden_size": 36, "decoder_num_attention_heads": 8}, r"36 and 8 heads"),
+    ],
+)
+def test_an_impossible_architecture_is_a_value_error(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        AdaTokConfig(**{**TINY, "budgets": [4, 8, 16], **change})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image_size",
+        "patch_size",
+        "num_channels",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "num_latent_tokens",
+        "codebook_size",
+        "codebook_dim",
+        "lora_rank",
+        "policy_hidden_size",
+    ],
+)
+@pytest.mark.parametrize("value", [0, -8])
+def test_a_size_below_one_is_a_value_error_that_names_it(name, value):
+    with pytest.raises(ValueError, match=f"{name}.*{value}"):
+        AdaTokConfig(**{**TINY, "budgets": [4, 8, 16], name: value})

@@ -1,0 +1,411 @@
+"""The `adatok` command: what it writes, what it prints, and how it refuses bad input."""
+
+import json
+import math
+import subprocess
+import sys
+import types
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from adatok_hf.cli import main, png_names
+from adatok_hf.codes_file import ImageCodes
+from adatok_hf.reconstruction import bits_per_pixel, draw_grid, measure, psnr, reconstruct
+
+
+@pytest.fixture(autouse=True)
+def no_lpips_weights(tmp_path_factory, monkeypatch):
+    """LPIPS is looked for in an empty folder, so that nothing is downloaded."""
+    monkeypatch.setenv("ADATOK_WEIGHTS_DIR", str(tmp_path_factory.mktemp("no_weights")))
+
+
+@pytest.fixture
+def pictures(tmp_path, sample_images) -> Path:
+    """A folder with the sample pictures, one of them in a subfolder."""
+    folder = tmp_path / "pictures"
+    (folder / "deep").mkdir(parents=True)
+    for name, image in zip(["a.png", "b.png", "c.png", "deep/a.png"], sample_images):
+        image.save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def adatok(tiny_checkpoint, capsys):
+    """Runs the command on the tiny checkpoint and gives its exit code, stdout and stderr."""
+
+    def run(command, *arguments, model=tiny_checkpoint, device="cpu"):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            main([command, *map(str, arguments), "--model", str(model), "--device", device])
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err
+
+    return run
+
+
+def is_one_sentence(stderr: str) -> bool:
+    return stderr.startswith("adatok: error: ") and stderr.count("\n") == 1 and stderr.endswith("\n")
+
+
+def as_arrays(folder: Path, names: list[str]) -> list[np.ndarray]:
+    return [np.asarray(Image.open(folder / name)) for name in names]
+
+
+def test_reconstruct_writes_grid_table_and_results(adatok, pictures, tmp_path, tiny_config):
+    code, stdout, stderr = adatok("reconstruct", pictures, "--budget", "all", "--out", tmp_path / "out")
+    assert code == 0
+    report = json.loads((tmp_path / "out" / "results.json").read_text())
+    names = ["a.png", "b.png", "c.png", "deep/a.png"]
+    assert [(row["image"], row["budget"]) for row in report["rows"]] == [(n, b) for n in names for b in (4, 8, 16)]
+    assert [row["budget"] for row in report["means"]] == [4, 8, 16]
+    assert set(report["rows"][0]) == {"image", "budget", "bits_per_pixel", "psnr", "lpips"}
+    assert report["rows"][0]["bits_per_pixel"] == bits_per_pixel(4, tiny_config)
+    psnrs = [row["psnr"] for row in report["rows"] if row["budget"] == 8]
+    assert report["means"][1]["psnr"] == pytest.approx(sum(psnrs) / 4)
+    lines = stdout.splitlines()
+    assert lines[0].split() == ["image", "budget", "bits/pixel", "PSNR", "(dB)", "LPIPS"]
+    assert len(lines) == 1 + 12 + 3
+    assert lines[-1].split()[:2] == ["mean", "16"]
+    grid = Image.open(tmp_path / "out" / "grid.png")
+    assert grid.mode == "RGB" and grid.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_missing_lpips_is_explained_once_and_left_out_of_the_table(adatok, pictures, tmp_path):
+    code, stdout, stderr = adatok("reconstruct", pictures, "--budget", "4,8", "--out", tmp_path / "out")
+    assert code == 0
+    assert stderr.count("adatok: LPIPS is left out: No LPIPS weights at") == 1
+    assert all(line.endswith(" -") for line in stdout.splitlines()[1:])
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [row["lpips"] for row in rows] == [None] * 8
+
+
+def test_a_weights_folder_without_weights_is_an_error_when_named(adatok, pictures, tmp_path):
+    code, _, stderr = adatok("reconstruct", pictures, "--out", tmp_path / "out", "--weights-dir", tmp_path)
+    assert code == 2 and is_one_sentence(stderr) and "No LPIPS weights" in stderr
+
+
+def test_reconstruct_measures_lpips_where_a_network_is_given(sample_images, tiny_config):
+    class MeanDifference(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, first, second):
+            return (first - second).abs().mean((1, 2, 3), keepdim=True) * self.scale
+
+    picture = sample_images[2]
+    _, (same, inverted) = measure(
+        "c.png", picture, [(4, picture), (8, picture.point(lambda value: 255 - value))], tiny_config, MeanDifference()
+    )
+    assert same.lpips == 0 and same.psnr == math.inf
+    assert 0 < inverted.lpips <= 2
+
+
+def test_reconstruct_encodes_once_whatever_the_number_of_budgets(tiny_model, processor, sample_images):
+    passes = []
+    tiny_model.encoder.register_forward_hook(lambda *_: passes.append(1))
+    pixel_values = processor(sample_images, return_tensors="pt")["pixel_values"]
+    rows = reconstruct(tiny_model, processor, pixel_values, [4, 5, 8, 16])
+    assert len(passes) == 1
+    assert [[budget for budget, _ in row] for row in rows] == [[4, 5, 8, 16]] * 4
+    alone = tiny_model(pixel_values, budgets=5).pixel_values
+    assert [p.tobytes() for p in processor.post_process(alone)] == [row[1][1].tobytes() for row in rows]
+
+
+def test_reconstruct_of_one_image_by_the_policy(adatok, pictures, tmp_path):
+    code, stdout, _ = adatok("reconstruct", pictures / "a.png", "--out", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert code == 0 and [row["budget"] for row in report["rows"]] == [16] and report["means"] == []
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".parquet"])
+@pytest.mark.parametrize("budget", ["auto", "4", "5"])
+def test_encode_then_decode_equals_reconstruct(
+    adatok, pictures, tmp_path, tiny_model, processor, sample_images, suffix, budget
+):
+    assert adatok("encode", pictures, "--out", tmp_path / f"codes{suffix}", "--budget", budget)[0] == 0
+    code, _, stderr = adatok("decode", tmp_path / f"codes{suffix}", "--out", tmp_path / "decoded")
+    assert code == 0, stderr
+    pixel_values = processor(sample_images, return_tensors="pt")["pixel_values"]
+    rows = reconstruct(tiny_model, processor, pixel_values, None if budget == "auto" else [int(budget)])
+    decoded = as_arrays(tmp_path / "decoded", ["a.png", "b.png", "c.png", "a-2.png"])
+    for (_, picture), array in zip([row[0] for row in rows], decoded):
+        assert np.array_equal(np.asarray(picture), array)
+
+
+def test_decode_uses_at_most_the_budget_asked_for(adatok, pictures, tmp_path):
+    for budget in ("4", "16"):
+        assert adatok("encode", pictures, "--out", tmp_path / f"{budget}.safetensors", "--budget", budget)[0] == 0
+    for source, limit in (("4", "16"), ("16", "4"), ("16", "16")):
+        arguments = (tmp_path / f"{source}.safetensors", "--out", tmp_path / f"{source}-{limit}", "--budget", limit)
+        assert adatok("decode", *arguments)[0] == 0
+    few, cut, full = (as_arrays(tmp_path / name, ["c.png"])[0] for name in ("4-16", "16-4", "16-16"))
+    assert np.array_equal(few, cut) and not np.array_equal(cut, full)
+
+
+def test_the_codes_file_tells_where_the_codes_come_from(adatok, pictures, tmp_path, tiny_checkpoint):
+    rotated = Image.new("RGB", (48, 40), "red")
+    exif = rotated.getexif()
+    exif[0x0112] = 6  # turned by a quarter
+    rotated.save(tmp_path / "turned.jpg", exif=exif)
+    assert adatok("encode", pictures, tmp_path / "turned.jpg", "--out", tmp_path / "codes.safetensors")[0] == 0
+    codes = ImageCodes.load(tmp_path / "codes.safetensors")
+    assert codes.file_names == ["a.png", "b.png", "c.png", "deep/a.png", "turned.jpg"]
+    assert codes.original_sizes.tolist() == [[40, 48]] * 4 + [[48, 40]]
+    assert (codes.model, codes.image_size, codes.codebook_size) == (str(tiny_checkpoint), 32, 64)
+
+
+def test_images_stream_in_batches(adatok, pictures, tmp_path, sample_images, monkeypatch):
+    monkeypatch.setattr("adatok_hf.cli.BATCH_SIZE", 3)
+    assert adatok("encode", pictures, "--out", tmp_path / "threes.safetensors")[0] == 0
+    monkeypatch.setattr("adatok_hf.cli.BATCH_SIZE", 4)
+    assert adatok("encode", pictures, "--out", tmp_path / "fours.safetensors")[0] == 0
+    threes, fours = (ImageCodes.load(tmp_path / f"{name}.safetensors") for name in ("threes", "fours"))
+    assert torch.equal(threes.image_codes, fours.image_codes) and len(threes) == 4
+
+
+def test_a_cost_bias_makes_the_policy_cheaper(adatok, pictures, tmp_path, tiny_model, processor):
+    tiny_model.config.is_policy_trained = True
+    tiny_model.save_pretrained(tmp_path / "trained")
+    processor.save_pretrained(tmp_path / "trained")
+    for bias, budget in (("1000", 4), ("-1000", 16)):
+        out = tmp_path / f"codes{bias}.safetensors"
+        code, _, stderr = adatok("encode", pictures, "--out", out, "--cost-bias", bias, model=tmp_path / "trained")
+        assert code == 0, stderr
+        assert ImageCodes.load(out).budgets.tolist() == [budget] * 4
+
+
+def test_decode_refuses_the_codes_of_another_model_unless_forced(adatok, pictures, tmp_path, tiny_model, processor):
+    assert adatok("encode", pictures, "--out", tmp_path / "codes.safetensors")[0] == 0
+    with torch.no_grad():
+        tiny_model.quantizer.codebook.weight.neg_()
+    tiny_model.save_pretrained(tmp_path / "other")
+    processor.save_pretrained(tmp_path / "other")
+    arguments = ("decode", tmp_path / "codes.safetensors", "--out", tmp_path / "decoded")
+    code, _, stderr = adatok(*arguments, model=tmp_path / "other")
+    assert code == 2 and is_one_sentence(stderr) and "--force" in stderr
+    assert list((tmp_path / "decoded").iterdir()) == []
+    assert adatok(*arguments, "--force", model=tmp_path / "other")[0] == 0
+    assert len(list((tmp_path / "decoded").iterdir())) == 4
+
+
+def test_decoded_names_stay_in_the_folder_and_never_collide():
+    sources = ["a.jpg", "b/a.png", "A.webp", "a-2.png", "../../etc/x.png", "..", "c:\\d\\e.png", "/", "t.tar.gz"]
+    names = ["a", "a-2", "A-3", "a-2-2", "x", "image", "e", "image-2", "t.tar"]
+    assert png_names(sources) == [f"{name}.png" for name in names]
+
+
+def bad_image(kind: str, folder: Path) -> Path:
+    path = folder / f"{kind}.png"
+    good = folder / "good.png"
+    Image.effect_noise((40, 40), 80).save(good)
+    content = good.read_bytes()
+    good.unlink()
+    if kind == "folder_without_images":
+        (folder / "none").mkdir()
+        return folder / "none"
+    if kind == "corrupt":
+        path.write_bytes(content[:60] + bytes(200) + content[260:])
+    elif kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("no picture")
+    elif kind == "bomb":
+        size = (60000).to_bytes(4, "big") * 2
+        header = b"IHDR" + size + content[24:29]
+        path.write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:])
+    elif kind == "strip":
+        Image.new("RGB", (4000, 2)).save(path)
+    return path
+
+
+BAD_IMAGES = ["missing", "corrupt", "truncated", "empty", "text", "bomb", "strip", "folder_without_images"]
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+def test_a_bad_image_alone_is_one_sentence_and_exit_code_2(adatok, tmp_path, command, kind):
+    path = bad_image(kind, tmp_path)
+    out = tmp_path / ("codes.safetensors" if command == "encode" else "out")
+    code, stdout, stderr = adatok(command, path, "--out", out)
+    stderr = "".join(line for line in stderr.splitlines(keepends=True) if "LPIPS" not in line)
+    assert code == 2 and is_one_sentence(stderr) and str(path) in stderr
+    assert stdout == "" and not out.is_file()
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_a_bad_image_among_good_ones_is_skipped_with_exit_code_1(adatok, pictures, tmp_path, kind):
+    path = bad_image(kind, tmp_path)
+    code, _, stderr = adatok("encode", path, pictures, "--out", tmp_path / "codes.safetensors", "--budget", "4")
+    assert code == 1
+    assert stderr.startswith("adatok: skipped ") and stderr.count("\n") == 1 and str(path) in stderr
+    assert len(ImageCodes.load(tmp_path / "codes.safetensors")) == 4
+
+
+def test_nothing_left_is_exit_code_2_and_leaves_the_old_file(adatok, tmp_path):
+    paths = [bad_image(kind, tmp_path) for kind in ("missing", "empty", "truncated")]
+    out = tmp_path / "codes.safetensors"
+    out.write_text("old")
+    before = sorted(tmp_path.iterdir())
+    code, _, stderr = adatok("encode", *paths, "--out", out)
+    assert code == 2
+    assert stderr.count("adatok: skipped ") == 3
+    assert stderr.endswith("adatok: error: None of the 3 pictures could be read.\n")
+    assert out.read_text() == "old" and sorted(tmp_path.iterdir()) == before
+
+
+def test_an_existing_output_file_is_replaced(adatok, pictures, tmp_path):
+    out = tmp_path / "codes.safetensors"
+    out.write_text("old")
+    assert adatok("encode", pictures, "--out", out)[0] == 0
+    assert len(ImageCodes.load(out)) == 4
+
+
+@pytest.mark.parametrize("budget", ["0", "17", "-4", "abc", "4.0", "", "4,", "4,99", "auto,4", "²"])
+def test_a_bad_budget_of_reconstruct_is_one_sentence(adatok, pictures, tmp_path, budget):
+    code, _, stderr = adatok("reconstruct", pictures, "--budget", budget, "--out", tmp_path / "out")
+    assert code == 2 and is_one_sentence(stderr)
+    assert not (tmp_path / "out" / "grid.png").exists()
+
+
+@pytest.mark.parametrize("budget", ["0", "17", "abc", "all", "4,8"])
+def test_a_bad_budget_of_encode_is_one_sentence(adatok, pictures, tmp_path, budget):
+    code, _, stderr = adatok("encode", pictures, "--budget", budget, "--out", tmp_path / "codes.safetensors")
+    assert code == 2 and is_one_sentence(stderr) and repr(budget) in stderr
+
+
+@pytest.mark.parametrize("budget", ["0", "17", "abc"])
+def test_a_bad_budget_of_decode_has_exit_code_2(adatok, pictures, tmp_path, budget):
+    adatok("encode", pictures, "--out", tmp_path / "codes.safetensors")
+    code, _, stderr = adatok("decode", tmp_path / "codes.safetensors", "--budget", budget, "--out", tmp_path / "out")
+    assert code == 2 and budget in stderr
+
+
+def test_a_bad_cost_bias_is_one_sentence(adatok, pictures, tmp_path):
+    code, _, stderr = adatok("encode", pictures, "--out", tmp_path / "codes.safetensors", "--cost-bias", "nan")
+    assert code == 2 and is_one_sentence(stderr)
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_one_sentence(adatok, pictures, tmp_path, device):
+    code, _, stderr = adatok("reconstruct", pictures, "--out", tmp_path / "out", device=device)
+    assert code == 2 and is_one_sentence(stderr) and repr(device) in stderr
+
+
+def test_an_output_folder_that_is_a_file_is_one_sentence(adatok, pictures, tmp_path):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        code, _, stderr = adatok("reconstruct", pictures, "--out", out)
+        assert code == 2 and is_one_sentence(stderr) and str(out) in stderr
+
+
+def test_an_output_file_that_is_a_folder_is_one_sentence(adatok, pictures, tmp_path):
+    (tmp_path / "codes.parquet").mkdir()
+    code, _, stderr = adatok("encode", pictures, "--out", tmp_path / "codes.parquet")
+    assert code == 2 and is_one_sentence(stderr) and "is a folder" in stderr
+
+
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+def test_an_unwritable_folder_is_one_sentence(adatok, pictures, command):
+    folder = Path("/proc/adatok")  # not even root can write here
+    code, _, stderr = adatok(command, pictures, "--out", folder / ("c.parquet" if command == "encode" else ""))
+    assert code == 2 and is_one_sentence(stderr) and "Cannot write to the output folder /proc/adatok" in stderr
+
+
+def test_a_missing_or_broken_model_is_one_sentence(adatok, pictures, tmp_path):
+    (tmp_path / "not_a_model").mkdir()
+    for model in (tmp_path / "absent", tmp_path / "not_a_model"):
+        code, _, stderr = adatok("encode", pictures, "--out", tmp_path / "codes.safetensors", model=model)
+        assert code == 2 and is_one_sentence(stderr) and str(model) in stderr
+
+
+@pytest.mark.parametrize("damage", ["truncated", "out of range", "pad code", "missing", "text"])
+def test_a_bad_codes_file_is_one_sentence(adatok, pictures, tmp_path, damage):
+    path = tmp_path / "codes.safetensors"
+    assert adatok("encode", pictures, "--out", path, "--budget", "4")[0] == 0
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-40])
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "text":
+        path.write_text("no codes")
+    else:
+        codes = ImageCodes.load(path)
+        codes.image_codes[2, 3] = codes.codebook_size + (damage == "out of range")
+        codes.save(path)
+    code, _, stderr = adatok("decode", path, "--out", tmp_path / "decoded")
+    assert code == 2 and is_one_sentence(stderr) and str(path) in stderr
+    assert not (tmp_path / "decoded").exists()
+
+
+def test_bench_ends_in_one_json_line(adatok, tmp_path, tiny_checkpoint):
+    code, stdout, stderr = adatok("bench", "--batch-size", "2", "--out", tmp_path / "bench.json")
+    assert code == 0, stderr
+    result = json.loads(stdout.splitlines()[-1])
+    assert result["model"] == str(tiny_checkpoint) and result["batch_size"] == 2
+    assert json.loads((tmp_path / "bench.json").read_text()) == result
+    assert "decode mixed" in stdout.splitlines()[5]
+
+
+def test_train_passes_further_arguments_through_untouched(monkeypatch):
+    received = []
+    trainer = types.ModuleType("adatok_hf.training.tokenizer")
+    trainer.main = received.extend
+    monkeypatch.setitem(sys.modules, "adatok_hf.training.tokenizer", trainer)
+    extra = ["--learning_rate", "1e-4", "--bf16", "--warmup_steps=7"]
+    with pytest.raises(SystemExit) as exit_info:
+        main(["train", "tokenizer", "--recipe", "tiny-64", *extra, "--data", "pictures"])
+    assert exit_info.value.code == 0
+    assert received == ["--recipe", "tiny-64", "--data", "pictures", *extra]
+
+
+def test_push_of_a_missing_checkpoint_is_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    with pytest.raises(SystemExit) as exit_info:
+        main(["push", str(tmp_path / "absent"), "someone/a-model"])
+    stderr = capsys.readouterr().err
+    assert exit_info.value.code == 2 and is_one_sentence(stderr) and str(tmp_path / "absent") in stderr
+
+
+def test_usage_errors_have_exit_code_2(capsys):
+    for arguments in (["encode"], ["bogus"], ["encode", "a.png", "--out"], ["bench", "--batch-size", "0"]):
+        with pytest.raises(SystemExit) as exit_info:
+            main(arguments)
+        assert exit_info.value.code == 2 and "Error" in capsys.readouterr().err
+
+
+def test_the_process_itself_gives_one_line_and_the_exit_code(tmp_path):
+    command = [sys.executable, "-m", "adatok_hf.cli", "encode", str(tmp_path / "no.png"), "--out", "codes.txt"]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert finished.returncode == 2 and finished.stdout == "" and is_one_sentence(finished.stderr)
+
+
+def test_bits_per_pixel_count_the_budget_index(tiny_config):
+    assert bits_per_pixel(8, tiny_config) == pytest.approx((8 * 6 + math.log2(3)) / 1024)
+    assert bits_per_pixel(5, tiny_config) == pytest.approx((5 * 6 + 4) / 1024)
+
+
+def test_psnr_is_that_of_the_rounded_pictures():
+    black = Image.new("RGB", (4, 4))
+    assert psnr(black, black) == math.inf
+    assert psnr(black, Image.new("RGB", (4, 4), (255, 255, 255))) == pytest.approx(0)
+    with pytest.raises(ValueError, match="same size and mode"):
+        psnr(black, Image.new("RGB", (5, 4)))
+
+
+def test_the_grid_shows_every_pixel_of_original_and_reconstructions(sample_images, tiny_config):
+    original, other = (image.crop((0, 0, 32, 32)) for image in sample_images[2:])
+    row, _ = measure("a_very_long_name_that_does_not_fit_below_a_picture.png", original, [(4, other)], tiny_config)
+    grid = np.asarray(draw_grid([row, row]))
+    cell = 160  # five times 32
+    assert grid.shape == (16 + 2 * (cell + 44 + 16), 16 + 2 * (cell + 16), 3)
+    assert np.array_equal(grid[16 + 2 : 16 + cell : 5, 16 + 2 : 16 + cell : 5], np.asarray(original))
+    assert np.array_equal(grid[16 + 2 : 16 + cell : 5, 192 + 2 : 192 + cell : 5], np.asarray(other))
+    assert (grid[:, 16 + cell : 16 + cell + 16] == 255).all()

@@ -1,0 +1,462 @@
+"""What is pushed comes back bit for bit, also where this package is not installed, and failures are said plainly."""
+
+import json
+import re
+import shutil
+import urllib.error
+import urllib.request
+
+import pytest
+import torch
+from fresh_process import FreshProcess
+from hub_server import HubServer
+from safetensors.torch import load, load_file, save_file
+
+from adatok_hf import AdaTokImageProcessor, AdaTokModel
+from adatok_hf.hub import load_checkpoint
+from adatok_hf.model_card import model_card
+
+
+CODE_FILES = {"configuration_adatok.py", "modeling_adatok.py", "image_processing_adatok.py"}
+ALL_FILES = {*CODE_FILES, "config.json", "preprocessor_config.json", "model.safetensors", "README.md"}
+PACKAGE = ["adatok_hf", "modeling", "conversion"]
+ROUND_TRIP = """
+from pathlib import Path
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor, AutoModel
+
+processor = AutoImageProcessor.from_pretrained({checkpoint!r}, trust_remote_code=True)
+model, info = AutoModel.from_pretrained({checkpoint!r}, trust_remote_code=True, output_loading_info=True)
+inputs = processor([Image.open(path) for path in {pictures!r}], return_tensors="pt")
+with torch.no_grad():
+    encoded = model.encode(**inputs)
+    decoded = model.decode(encoded.image_codes, budgets=encoded.budgets)
+save_file({{**model.state_dict(), **inputs, **encoded, "reconstruction": decoded.pixel_values}}, {out!r})
+result = [type(model).__module__, len(info["missing_keys"]), len(info["unexpected_keys"])]
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with HubServer(tmp_path_factory.mktemp("hub")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def author(hub, tmp_path_factory):
+    """Has the package and the token."""
+    folder = tmp_path_factory.mktemp("author")
+    with FreshProcess(folder, [], HF_ENDPOINT=hub.url, HF_TOKEN="hf_test", HF_HUB_DISABLE_XET="1") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def stranger(hub, tmp_path_factory):
+    """Has neither."""
+    folder = tmp_path_factory.mktemp("stranger")
+    with FreshProcess(folder, PACKAGE, HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1") as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def hermit(tmp_path_factory):
+    """Has neither, and no network."""
+    with FreshProcess(tmp_path_factory.mktemp("hermit"), PACKAGE, HF_HUB_OFFLINE="1") as process:
+        yield process
+
+
+@pytest.fixture
+def repo_id(request):
+    """A repository of the test's own."""
+    return "tester/" + re.sub(r"\W+", "-", request.node.name.removeprefix("test_")).strip("-")
+
+
+@pytest.fixture
+def trained_checkpoint(tmp_path, tiny_model, processor):
+    """Like `tiny_checkpoint`, but the policy is in use and spreads the samples over the candidate budgets."""
+    tiny_model.config.is_policy_trained = True
+    with torch.no_grad():
+        tiny_model.policy.fc2.weight.normal_(std=2.0)
+    path = tmp_path / "trained_checkpoint"
+    tiny_model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path, sample_images):
+    paths = [str(tmp_path / f"{index}.png") for index in range(len(sample_images))]
+    for image, path in zip(sample_images, paths):
+        image.save(path)
+    return paths
+
+
+def push(author, checkpoint, repo_id, **kwargs):
+    return author.run(f"from adatok_hf.hub import push\nresult = push({str(checkpoint)!r}, {repo_id!r}, **{kwargs!r})")
+
+
+def assert_same_round_trip(process, checkpoint, model, processor, images, pictures, tmp_path):
+    """A process of its own must see the same weights, pixel values, codes, budgets and reconstructions as this one."""
+    out = tmp_path / "seen.safetensors"
+    code = ROUND_TRIP.format(checkpoint=str(checkpoint), pictures=pictures, out=str(out))
+    module, missing, unexpected = process.run(code)
+    assert module.startswith("transformers_modules.")
+    assert (missing, unexpected) == (0, 0)
+    seen = load_file(out)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(seen[name], tensor), name
+    inputs = processor(images, return_tensors="pt")
+    with torch.no_grad():
+        encoded = model.encode(**inputs)
+        decoded = model.decode(encoded.image_codes, budgets=encoded.budgets)
+    assert torch.equal(seen["pixel_values"], inputs["pixel_values"])
+    assert torch.equal(seen["image_codes"], encoded.image_codes)
+    assert torch.equal(seen["budgets"], encoded.budgets)
+    torch.testing.assert_close(seen["reconstruction"], decoded.pixel_values)
+    assert encoded.budgets.unique().numel() > 1
+
+
+def test_push_sends_everything_in_one_commit(author, hub, repo_id, tiny_checkpoint):
+    url = push(author, tiny_checkpoint, repo_id, commit_message="First words")
+    assert url == f"{hub.url}/{repo_id}"
+    assert [commit.summary for commit in hub.commits(repo_id)] == ["First words"]
+    assert set(hub.files(repo_id)) == ALL_FILES
+
+
+def test_push_completes_a_bare_name_by_the_user(author, hub, tiny_checkpoint):
+    assert push(author, tiny_checkpoint, "bare") == f"{hub.url}/tester/bare"
+    assert b'from_pretrained("tester/bare"' in hub.files("tester/bare")["README.md"]
+
+
+def test_pushed_weights_are_bit_exact(author, hub, repo_id, tiny_model, tiny_checkpoint):
+    push(author, tiny_checkpoint, repo_id)
+    pushed = load(hub.files(repo_id)["model.safetensors"])
+    expected = tiny_model.state_dict()
+    assert pushed.keys() == expected.keys()
+    assert all(torch.equal(pushed[name], tensor) for name, tensor in expected.items())
+
+
+def test_load_checkpoint_takes_a_hub_id(author, repo_id, tmp_path, tiny_model, tiny_checkpoint):
+    push(author, tiny_checkpoint, repo_id)
+    author.run(f"""
+        from adatok_hf.hub import load_checkpoint
+        model, processor = load_checkpoint({repo_id!r})
+        model.save_pretrained({str(tmp_path / "pulled")!r})
+    """)
+    pulled = load_file(tmp_path / "pulled" / "model.safetensors")
+    assert all(torch.equal(pulled[name], tensor) for name, tensor in tiny_model.state_dict().items())
+
+
+def test_the_stranger_lacks_the_package(stranger, hermit):
+    for process in (stranger, hermit):
+        for name in PACKAGE:
+            assert process.fail(f"import {name}").startswith("ModuleNotFoundError")
+
+
+def test_pull_without_the_package_gives_the_same_codes_and_pixels(
+    author, stranger, repo_id, trained_checkpoint, tiny_model, processor, sample_images, pictures, tmp_path
+):
+    push(author, trained_checkpoint, repo_id)
+    assert_same_round_trip(stranger, repo_id, tiny_model, processor, sample_images, pictures, tmp_path)
+
+
+def test_folder_offline_without_the_package_gives_the_same_codes_and_pixels(
+    hermit, trained_checkpoint, tiny_model, processor, sample_images, pictures, tmp_path
+):
+    assert_same_round_trip(hermit, trained_checkpoint, tiny_model, processor, sample_images, pictures, tmp_path)
+
+
+def test_saving_from_remote_code_carries_the_code(
+    author,
+    stranger,
+    hermit,
+    repo_id,
+    trained_checkpoint,
+    tiny_model,
+    processor,
+    sample_images,
+    pictures,
+    tmp_path,
+):
+    push(author, trained_checkpoint, repo_id)
+    folder = tmp_path / "again"
+    stranger.run(f"""
+        from transformers import AutoImageProcessor, AutoModel
+        AutoModel.from_pretrained({repo_id!r}, trust_remote_code=True).save_pretrained({str(folder)!r})
+        AutoImageProcessor.from_pretrained({repo_id!r}, trust_remote_code=True).save_pretrained({str(folder)!r})
+    """)
+    assert {path.name for path in folder.iterdir()} == ALL_FILES - {"README.md"}
+    assert_same_round_trip(hermit, folder, tiny_model, processor, sample_images, pictures, tmp_path)
+
+
+def test_push_to_hub_of_model_and_processor_is_enough(
+    author, stranger, hub, repo_id, trained_checkpoint, tiny_model, processor, sample_images, pictures, tmp_path
+):
+    author.run(f"""
+        from adatok_hf import AdaTokImageProcessor, AdaTokModel
+        AdaTokModel.from_pretrained({str(trained_checkpoint)!r}).push_to_hub({repo_id!r})
+        AdaTokImageProcessor.from_pretrained({str(trained_checkpoint)!r}).push_to_hub({repo_id!r})
+    """)
+    assert ALL_FILES - {"README.md"} <= set(hub.files(repo_id))
+    assert_same_round_trip(stranger, repo_id, tiny_model, processor, sample_images, pictures, tmp_path)
+
+
+def test_sharded_weights_load_bit_exact(tmp_path, tiny_model):
+    tiny_model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    loaded, info = AdaTokModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in tiny_model.state_dict().items())
+
+
+def test_push_replaces_weights_of_another_number_of_files(author, hub, repo_id, tiny_checkpoint):
+    author.run(f"""
+        from adatok_hf import AdaTokModel
+        AdaTokModel.from_pretrained({str(tiny_checkpoint)!r}).push_to_hub({repo_id!r}, max_shard_size="50KB")
+    """)
+    assert "model.safetensors.index.json" in hub.files(repo_id)
+    push(author, tiny_checkpoint, repo_id)
+    assert set(hub.files(repo_id)) == ALL_FILES
+
+
+def test_push_to_a_revision_leaves_main_alone(author, stranger, hub, repo_id, tiny_checkpoint):
+    push(author, tiny_checkpoint, repo_id, revision="v2")
+    assert hub.commits(repo_id) == []
+    assert set(hub.files(repo_id, "v2")) == ALL_FILES
+    size = stranger.run(f"""
+        from transformers import AutoModel
+        model = AutoModel.from_pretrained({repo_id!r}, trust_remote_code=True, revision="v2")
+        result = model.config.image_size
+    """)
+    assert size == 32
+
+
+def test_private_repositories_need_the_token(author, stranger, repo_id, tiny_checkpoint):
+    push(author, tiny_checkpoint, repo_id, private=True)
+    load_config = f"from transformers import AutoConfig\nAutoConfig.from_pretrained({repo_id!r})"
+    author.run("import adatok_hf\n" + load_config)
+    assert repo_id in stranger.fail(load_config)
+
+
+def test_card_snippet_runs_without_the_package(author, stranger, hub, repo_id, tiny_checkpoint):
+    push(author, tiny_checkpoint, repo_id)
+    card = hub.files(repo_id)["README.md"].decode()
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    assert stranger.run(snippet + "result = [encoded.budgets.tolist(), picture.size]") == [[16], [32, 32]]
+
+
+def test_push_writes_metrics_of_the_folder_into_card_and_repository(author, hub, repo_id, tiny_checkpoint):
+    metrics = {
+        "rows": [{"budget": 4, "psnr": 17.25, "lpips": 0.5}],
+        "training": {"steps": 100, "datasets": ["some/set"]},
+    }
+    (tiny_checkpoint / "metrics.json").write_text(json.dumps(metrics))
+    push(author, tiny_checkpoint, repo_id)
+    files = hub.files(repo_id)
+    assert json.loads(files["metrics.json"]) == metrics
+    card = files["README.md"].decode()
+    assert "| 4 | 17.25 | 0.5 |\n| 8 | not measured | not measured |" in card
+    assert "- steps: 100" in card and "datasets:\n- some/set" in card
+
+
+def test_push_keeps_the_card_of_the_folder_unless_told(author, hub, repo_id, tiny_checkpoint):
+    own = "---\nlicense: mit\n---\n\nMy own words.\n"
+    (tiny_checkpoint / "README.md").write_text(own)
+    push(author, tiny_checkpoint, repo_id)
+    assert hub.files(repo_id)["README.md"].decode() == own
+    push(author, tiny_checkpoint, repo_id, renew_card=True)
+    assert "## Budgets" in hub.files(repo_id)["README.md"].decode()
+
+
+def test_card_says_what_was_not_measured(tiny_config):
+    card = model_card(tiny_config, "someone/adatok")
+    assert "## Quality\n\nNot measured." in card and "## Training\n\nNot recorded." in card
+
+
+def test_card_refuses_a_row_without_budget(tiny_config):
+    with pytest.raises(ValueError, match="Every row of the metrics must be like"):
+        model_card(tiny_config, "someone/adatok", {"rows": [{"psnr": 20.0}]})
+
+
+def drop_tensor(folder):
+    edit_weights(folder, lambda tensors: tensors.pop("decoder.mask_token"))
+
+
+def cut_tensor(folder):
+    edit_weights(folder, lambda tensors: tensors.update({"quantizer.codebook.weight": torch.zeros(32, 8)}))
+
+
+def add_tensor(folder):
+    edit_weights(folder, lambda tensors: tensors.update({"encoder.layers.2.extra": torch.zeros(1)}))
+
+
+def edit_weights(folder, edit):
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def truncate_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def lose_a_shard(folder):
+    AdaTokModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="50KB")
+    (folder / "model.safetensors").unlink()
+    min(folder.glob("model-*.safetensors")).unlink()
+
+
+def set_config(name, value):
+    def edit(folder):
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+
+    return edit
+
+
+def resize_processor(folder):
+    AdaTokImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(folder)
+
+
+def swap_processor(folder):
+    values = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(values))
+
+
+DAMAGES = {
+    "missing tensor": (drop_tensor, "lack decoder.mask_token"),
+    "wrong shape": (cut_tensor, r"quantizer.codebook.weight has shape \(32, 8\) in place of \(64, 8\)"),
+    "superfluous tensor": (add_tensor, "superfluous encoder.layers.2.extra"),
+    "fewer layers in the config": (set_config("num_hidden_layers", 1), "superfluous encoder.layers.1"),
+    "truncated weights": (truncate_weights, "weights of .* cannot be read"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "weights of .* cannot be read"),
+    "lost shard": (lose_a_shard, "weights of .* cannot be read"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    "broken config": (lambda folder: (folder / "config.json").write_text("{"), "no valid JSON"),
+    "list as config": (lambda folder: (folder / "config.json").write_text("[]"), "must hold a JSON object"),
+    "other model": (set_config("model_type", "vit"), "its model_type is 'vit'"),
+    "wrong budgets": (set_config("budgets", [8, 4, 16]), r"config.json of .* not valid: .*\[8, 4, 16\]"),
+    "wrong type": (set_config("hidden_size", "wide"), "config.json of .* not valid: .*hidden_size"),
+    "no processor": (lambda folder: (folder / "preprocessor_config.json").unlink(), "has no preprocessor_config.json"),
+    "broken processor": (
+        lambda folder: (folder / "preprocessor_config.json").write_text("{"),
+        "preprocessor_config.json of .* cannot be used",
+    ),
+    "other processor": (swap_processor, "must be an AdaTokImageProcessor"),
+    "processor of another size": (resize_processor, r"makes images of \(64, 64\), the model takes 32"),
+    "no folder": (shutil.rmtree, "There is no folder"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_load_checkpoint_refuses_in_one_sentence(tiny_checkpoint, damage):
+    harm, message = DAMAGES[damage]
+    harm(tiny_checkpoint)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_checkpoint(tiny_checkpoint)
+    assert_one_sentence(str(caught.value))
+
+
+def assert_one_sentence(message):
+    assert "\n" not in message and message.endswith("."), message
+
+
+def test_load_checkpoint_refuses_a_file(tiny_checkpoint):
+    with pytest.raises(ValueError, match="is a file"):
+        load_checkpoint(tiny_checkpoint / "config.json")
+
+
+def test_load_checkpoint_never_runs_the_code_of_a_checkpoint(tiny_checkpoint):
+    for name in CODE_FILES:
+        (tiny_checkpoint / name).write_text("raise SystemExit('foreign code ran')")
+    model, processor = load_checkpoint(tiny_checkpoint)
+    assert type(model) is AdaTokModel and type(processor) is AdaTokImageProcessor
+
+
+@pytest.mark.parametrize("damage", ["missing tensor", "wrong shape"])
+def test_push_refuses_a_damaged_checkpoint_and_sends_nothing(author, hub, repo_id, tiny_checkpoint, damage):
+    harm, message = DAMAGES[damage]
+    harm(tiny_checkpoint)
+    error = author.fail(f"from adatok_hf.hub import push\npush({str(tiny_checkpoint)!r}, {repo_id!r})")
+    assert error.startswith("ValueError: ") and re.search(message, error)
+    assert repo_id not in hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "kwargs", "message"),
+    [
+        ("tester/wrong-token", {"token": "hf_wrong"}, "the token is not valid"),
+        ("someone/not-mine", {}, "gives no right"),
+        ("tester/bad--name", {}, "'tester/bad--name' is no repository id"),
+        ("a/b/c", {}, "'a/b/c' is no repository id"),
+        ("tester/bad-rows", {"metrics": {"rows": [{}]}}, "Every row of the metrics"),
+    ],
+)
+def test_push_failures_are_one_sentence_and_commit_nothing(author, hub, tiny_checkpoint, repo_id, kwargs, message):
+    call = f"push({str(tiny_checkpoint)!r}, {repo_id!r}, **{kwargs!r})"
+    error = author.fail(f"from adatok_hf.hub import push\n{call}")
+    assert error.startswith("ValueError: ") and message in error
+    assert_one_sentence(error)
+    assert repo_id not in hub.repositories
+
+
+def test_push_without_a_token_says_so(stranger_with_package, tiny_checkpoint):
+    error = stranger_with_package.fail(
+        f"from adatok_hf.hub import push\npush({str(tiny_checkpoint)!r}, 'tester/no-token')"
+    )
+    assert error.startswith("ValueError: No Hub token was found")
+
+
+def test_unreachable_hub_is_one_sentence(stranger_with_package, tiny_checkpoint):
+    error = stranger_with_package.fail(
+        f"from adatok_hf.hub import push\npush({str(tiny_checkpoint)!r}, 'tester/nowhere', token='hf_test')"
+    )
+    assert error.startswith("ValueError: The Hub could not be reached")
+    assert_one_sentence(error)
+    error = stranger_with_package.fail("from adatok_hf.hub import load_checkpoint\nload_checkpoint('tester/nowhere')")
+    assert error.startswith("ValueError: The Hub could not be reached")
+    assert_one_sentence(error)
+
+
+@pytest.fixture(scope="module")
+def stranger_with_package(tmp_path_factory):
+    """Has the package, no token, and a Hub that nobody serves."""
+    with FreshProcess(tmp_path_factory.mktemp("lost"), [], HF_ENDPOINT="http://127.0.0.1:9") as process:
+        yield process
+
+
+def test_absent_models_and_revisions_are_one_sentence(author, repo_id, tiny_checkpoint):
+    push(author, tiny_checkpoint, repo_id)
+    code = "from adatok_hf.hub import load_checkpoint\nload_checkpoint({!r}, revision={!r})"
+    absent = author.fail(code.format("tester/absent", None))
+    assert "The Hub has no model tester/absent" in absent
+    revision = author.fail(code.format(repo_id, "v9"))
+    assert "has no such revision" in revision
+    assert_one_sentence(absent)
+    assert_one_sentence(revision)
+
+
+def status(url, method, body, token=None):
+    request = urllib.request.Request(url, data=body, method=method)
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_the_server_refuses_a_wrong_checksum(hub):
+    sha256 = "0" * 64
+    assert status(f"{hub.url}/lfs/{sha256}", "PUT", b"other content") == 400
+    assert not hub.blob(sha256).exists()
+
+
+def test_the_server_refuses_writes_without_the_token(hub):
+    body = json.dumps({"name": "unsigned", "organization": None}).encode()
+    assert status(f"{hub.url}/api/repos/create", "POST", body) == 401
+    assert status(f"{hub.url}/api/repos/create", "POST", body, "hf_wrong") == 401
+    assert "tester/unsigned" not in hub.repositories

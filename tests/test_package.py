@@ -1,0 +1,65 @@
+"""What the package promises as a package: light imports, registration, code that travels alone."""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+from fresh_process import FreshProcess
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+import adatok_hf
+from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, default_checkpoint
+
+
+MODELING = Path(adatok_hf.modeling.__file__).parent
+TRAVELLING_FILES = sorted(path.name for path in MODELING.glob("*.py") if path.name != "__init__.py")
+ALLOWED = {"torch", "transformers", "peft", "numpy", "PIL"}
+
+
+@pytest.mark.parametrize("name", TRAVELLING_FILES)
+def test_modeling_files_travel_alone(name):
+    allowed = ALLOWED | sys.stdlib_module_names | ({"diffusers"} if name == "pipeline_adatok.py" else set())
+    for node in ast.walk(ast.parse((MODELING / name).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= allowed, ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1 and f"{node.module}.py" in TRAVELLING_FILES, ast.unparse(node)
+        elif isinstance(node, ast.ImportFrom):
+            is_allowed = node.module.split(".")[0] in allowed or node.module == "huggingface_hub.dataclasses"
+            assert is_allowed, ast.unparse(node)
+
+
+def test_import_leaves_optional_packages_alone(tmp_path):
+    optional = ["datasets", "lpips", "gradio", "diffusers", "torchmetrics", "matplotlib", "typer", "adatok_hf.hub"]
+    with FreshProcess(tmp_path, []) as process:
+        loaded = process.run(f"import sys, adatok_hf\nresult = [n for n in {optional!r} if n in sys.modules]")
+    assert loaded == []
+
+
+def test_importing_again_does_not_raise():
+    importlib.reload(adatok_hf)
+    assert type(AutoConfig.for_model("adatok")) is AdaTokConfig
+
+
+def test_auto_classes_know_adatok(tiny_config, tiny_checkpoint):
+    assert type(AutoModel.from_config(tiny_config)) is AdaTokModel
+    assert type(AutoModel.from_pretrained(tiny_checkpoint)) is AdaTokModel
+    assert type(AutoImageProcessor.from_pretrained(tiny_checkpoint)) is AdaTokImageProcessor
+    assert type(AutoImageProcessor.from_pretrained(tiny_checkpoint, backend="pil")) is AdaTokImageProcessorPil
+
+
+def test_no_class_name_contains_tokenizer():
+    names = [*adatok_hf.__all__, *adatok_hf.modeling.__all__]
+    assert [name for name in names if "Tokenizer" in name] == []
+
+
+def test_default_checkpoint_is_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(adatok_hf, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(ValueError, match="The embedded checkpoint is missing"):
+        default_checkpoint()
+    folder = tmp_path / "checkpoints" / "adatok-tiny-64"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert default_checkpoint() == str(folder)
