@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -147,7 +148,9 @@ def encode(
 def decode(
     codes_file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `adatok encode` wrote.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the PNG files go.")],
-    budget: Annotated[int | None, typer.Option(help="Use at most that many codes of each image.")] = None,
+    budget: Annotated[
+        str, typer.Option(metavar="auto|N", help="Every image's own, or at most N of its codes.")
+    ] = "auto",
     model: ModelOption = None,
     device: DeviceOption = None,
     force: Annotated[bool, typer.Option("--force", help="Decode even what another model has encoded.")] = False,
@@ -167,8 +170,9 @@ def decode(
             "model with --model, or insist with --force."
         )
     budgets = codes.budgets
-    if budget is not None:
-        budgets = budgets.clamp(max=parse_budget(str(budget), network.config))
+    limit = parse_budget(budget, network.config)
+    if limit is not None:
+        budgets = budgets.clamp(max=limit)
     names = png_names(codes.file_names)
     with torch.inference_mode():
         for start in tqdm(range(0, len(codes), BATCH_SIZE), desc="Decoding", unit="batch", disable=None):
@@ -227,7 +231,7 @@ def tokenizer(
     """Train the tokenizer (stage 1). Any further `--key value` overrides the recipe."""
     from .training.tokenizer import main as train
 
-    train(["--recipe", recipe, *(["--data", data] if data is not None else []), *context.args])
+    train(["--recipe", recipe, *(["--train_data", data] if data is not None else []), *context.args])
 
 
 class ImageBatches:
@@ -248,7 +252,7 @@ class ImageBatches:
         from .images import ImageFileError, find_images
 
         self.processor = processor
-        self.files: list[tuple[str, Path]] = []
+        self.files: dict[Path, str] = {}  # and the names to report; a file given twice counts once
         self.skipped_files = self.skipped_paths = 0
         for path in paths:
             try:
@@ -259,14 +263,15 @@ class ImageBatches:
                 self.skipped_paths += 1
                 _say(f"skipped {_sentence(error)}")
                 continue
-            self.files += [(file.relative_to(path).as_posix() if file != path else path.name, file) for file in found]
+            for file in found:
+                self.files.setdefault(file, path.name if file == path else file.relative_to(path).as_posix())
 
     def __iter__(self) -> Iterator[tuple[list[str], list[tuple[int, int]], "torch.Tensor"]]:  # noqa: F821
         import torch
         from tqdm import tqdm
 
         batch = []
-        for name, file in tqdm(self.files, desc="Images", unit="image", disable=None):
+        for file, name in tqdm(self.files.items(), desc="Images", unit="image", disable=None):
             try:
                 batch.append((name, *self._read(file)))
             except ValueError as error:
@@ -386,7 +391,9 @@ def _load_lpips(weights_dir: Path | None, device):
     from .perceptual import load_lpips
 
     try:
-        return load_lpips("alex", weights_dir).to(device), None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="torchvision")  # lpips calls it in a way it calls deprecated
+            return load_lpips("alex", weights_dir).to(device), None
     except (ValueError, ImportError) as error:
         if weights_dir is not None:
             raise

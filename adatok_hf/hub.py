@@ -162,8 +162,12 @@ def plain_hub_errors(name: str | Path) -> Iterator[None]:
         raise ValueError(f"The Hub refused {name}: {reason.splitlines()[0].rstrip('.')}.") from error
     except OfflineModeIsEnabled as error:
         raise ValueError(f"The Hub cannot be asked for {name} while HF_HUB_OFFLINE is set.") from error
-    except (NetworkError, LocalEntryNotFoundError) as error:
-        raise ValueError(f"The Hub could not be reached for {name}, and it is not in the local cache.") from error
+    except LocalEntryNotFoundError as error:
+        raise ValueError(f"The Hub could not be reached for {name}, and the local cache lacks it.") from error
+    except NetworkError as error:
+        raise ValueError(f"The Hub could not be reached for {name}; check the network.") from error
+    except ValueError as error:  # the client's own checks, for example of a card's front matter
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def _find_folder(checkpoint: str | Path, revision: str | None, token: str | None) -> Path:
@@ -249,4 +253,4 @@ def _read_json(path: Path) -> dict:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") + "."
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."

@@ -2,6 +2,7 @@
 
 import struct
 import warnings
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 MAX_PIXELS = 100_000_000
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # What the decoders of PIL raise on damaged files, beside UnidentifiedImageError, which is an OSError.
-DECODER_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error)
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
 
 
 class ImageFileError(ValueError):
@@ -54,7 +55,7 @@ def load_image(path: str | Path) -> Image.Image:
         raise ImageFileError(f"{path} is not an image file of a known format.") from error
     except ImageFileError:
         raise
-    except DECODER_ERRORS as error:
+    except DAMAGE as error:
         raise ImageFileError(f"{path} is damaged or cannot be read: {error}.") from error
     return image
 

@@ -86,7 +86,7 @@ def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, 
         `str`: the card, with its front matter.
 
     Raises:
-        `ValueError`: if a row is no dict with a budget.
+        `ValueError`: if the rows are no list of dicts with a budget, or the training facts no dict.
 
     Example:
 
@@ -105,6 +105,8 @@ def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, 
     ```"""
     metrics = metrics or {}
     rows, training = metrics.get("rows", []), metrics.get("training", {})
+    if not isinstance(rows, list) or not isinstance(training, dict):
+        raise ValueError(f"The metrics must hold a list of rows and a dict of training facts; got {metrics}.")
     names = metric_names(rows)
     data = ModelCardData(
         license=license,

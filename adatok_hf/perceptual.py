@@ -21,7 +21,7 @@ def load_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> torc
             `ADATOK_WEIGHTS_DIR`, and without that torchvision's download.
 
     Returns:
-        `torch.nn.Module`: maps two image batches `(batch, 3, height, width)` in [-1, 1] to distances `(batch, 1, 1, 1)`.
+        `torch.nn.Module`: maps two batches `(batch, 3, height, width)` in [-1, 1] to distances `(batch, 1, 1, 1)`.
 
     Raises:
         `ValueError`: if the backbone is unknown, or its weights are neither in the folder nor can be downloaded.

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 MIN_CELL = 144  # pixels: a label in a readable size needs that much room
 FONT_SIZE = 15
 MARGIN = 16
-INK, GREY = (28, 28, 30), (118, 118, 124)
+INK, GREY, HAIRLINE = (28, 28, 30), (118, 118, 124), (224, 224, 228)
 
 
 def psnr(original: Image.Image, reconstruction: Image.Image) -> float:
@@ -239,6 +239,7 @@ def draw_grid(rows: list[GridRow]) -> Image.Image:
         for column, picture in enumerate([row.original, *(picture for picture, _, _ in row.cells)]):
             x, y = MARGIN + column * (cell + MARGIN), MARGIN + row_index * (height + MARGIN)
             grid.paste(picture.resize((cell, cell), Image.Resampling.NEAREST), (x, y))
+            draw.rectangle((x - 1, y - 1, x + cell, y + cell), outline=HAIRLINE)
             draw.text((x, y + cell + 4), labels[column][0], fill=INK, font=font)
             draw.text((x, y + cell + 4 + line), labels[column][1], fill=GREY, font=font)
     return grid

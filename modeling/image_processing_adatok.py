@@ -1,6 +1,7 @@
 """Image processors of AdaTok: pictures of any kind to pixel values in [-1, 1], and back to pictures."""
 
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from transformers.utils import is_torchvision_available
 
 
 CHANNEL_COUNTS = (1, 3, 4)
+# What the decoders of PIL raise on damaged data.
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
 MAX_ASPECT_RATIO = 200  # the shortest edge sets the scale, so a longer strip would grow to gigabytes
 
 
@@ -48,17 +51,17 @@ def to_rgb(image, input_data_format: str | ChannelDimension | None = None) -> np
             f"An image must have pixels and an aspect ratio of at most {MAX_ASPECT_RATIO}; got {width}x{height}."
         )
     if channels == 4:
-        picture = PIL.Image.fromarray(np.ascontiguousarray(pixels), mode="RGBA")
+        picture = PIL.Image.fromarray(np.ascontiguousarray(pixels))
         white = PIL.Image.new("RGBA", picture.size, "white")
         pixels = np.asarray(PIL.Image.alpha_composite(white, picture))[..., :3]
-    return np.ascontiguousarray(np.broadcast_to(pixels, (height, width, 3)).transpose(2, 0, 1))
+    return np.array(np.broadcast_to(pixels, (height, width, 3)).transpose(2, 0, 1), order="C")
 
 
 def _decode(picture: PIL.Image.Image) -> np.ndarray:
     try:
         picture.load()
         picture = PIL.ImageOps.exif_transpose(picture)
-    except (OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error) as error:
+    except DAMAGE as error:
         raise ValueError(f"The picture cannot be decoded: {error}.") from error
     if picture.mode.startswith("I;16"):
         return _to_uint8(np.asarray(picture)[..., None])
@@ -137,7 +140,7 @@ class AdaTokImageProcessorMixin:
             with PIL.Image.open(images) as picture:
                 picture.load()
                 return picture
-        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        except (*DAMAGE, PIL.Image.DecompressionBombError) as error:
             raise ValueError(f"{images} cannot be read as an image file: {error}.") from error
 
     def _prepare_images_structure(self, images, expected_ndims: int = 3) -> list:

@@ -123,7 +123,7 @@ class AdaTokAttention(nn.Module):
 
 
 def multi_head_linear(
-    layer: nn.Linear | LoraLayer, hidden_states: torch.Tensor, head_indices: torch.Tensor | None
+    layer: nn.Linear | LoraLayer, hidden_states: torch.Tensor, head_indices: torch.Tensor | int | None
 ) -> torch.Tensor:
     """
     Applies a linear layer with one LoRA head per sample.
@@ -131,14 +131,19 @@ def multi_head_linear(
     Args:
         layer: A plain linear layer, or one that PEFT has wrapped.
         hidden_states (`torch.Tensor` of shape `(batch, tokens, in_features)`): The input.
-        head_indices (`torch.LongTensor` of shape `(batch,)` or `()`, *optional*):
+        head_indices (`torch.LongTensor` of shape `(batch,)`, or `int`, *optional*):
             Which adapter serves each sample, or all of them. `None` leaves the choice to PEFT (its active adapter, or
             its `adapter_names`).
     """
     if head_indices is None or not isinstance(layer, LoraLayer):
         return layer(hidden_states)
-    down = torch.stack([adapter.weight for adapter in layer.lora_A.values()])[head_indices]  # ([batch,] rank, in)
-    up = torch.stack([adapter.weight for adapter in layer.lora_B.values()])[head_indices]  # ([batch,] out, rank)
+    downs = [adapter.weight for adapter in layer.lora_A.values()]
+    ups = [adapter.weight for adapter in layer.lora_B.values()]
+    if isinstance(head_indices, int):
+        down, up = downs[head_indices], ups[head_indices]
+    else:
+        down = torch.stack(downs)[head_indices]  # (batch, rank, in_features)
+        up = torch.stack(ups)[head_indices]  # (batch, out_features, rank)
     scaling = layer.scaling[next(iter(layer.lora_A))]
     return layer.base_layer(hidden_states) + scaling * (hidden_states @ down.mT @ up.mT)
 
@@ -150,7 +155,7 @@ class AdaTokMLP(nn.Module):
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(intermediate_size, hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, head_indices: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, head_indices: torch.Tensor | int | None = None) -> torch.Tensor:
         hidden_states = self.activation_fn(multi_head_linear(self.fc1, hidden_states, head_indices))
         return multi_head_linear(self.fc2, hidden_states, head_indices)
 
@@ -169,7 +174,7 @@ class AdaTokLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        head_indices: torch.Tensor | None = None,
+        head_indices: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         hidden_states = hidden_states + self.attention(self.layernorm_before(hidden_states), attention_mask)
         return hidden_states + self.mlp(self.layernorm_after(hidden_states), head_indices)
@@ -213,14 +218,16 @@ class AdaTokEncoder(nn.Module):
 
 class AdaTokVectorQuantizer(nn.Module):
     """
-    Nearest neighbour on the unit sphere. The batch normalisation keeps every channel of the latents in use, which
-    spreads them over the codebook early in training; at inference it is a fixed affine map.
+    Nearest neighbour on the unit sphere. The batch normalisation, of each latent token by itself, removes what the
+    token says of every image alike: without it the codes hardly differ between images early in training, and the
+    decoder learns to ignore them. At inference it is a fixed affine map.
     """
 
     def __init__(self, config: AdaTokConfig):
         super().__init__()
         self.commitment_cost = config.commitment_cost
-        self.latent_norm = nn.BatchNorm1d(config.codebook_dim, affine=False, momentum=0.02)
+        num_channels = config.num_latent_tokens * config.codebook_dim
+        self.latent_norm = nn.BatchNorm1d(num_channels, affine=False, momentum=0.05)
         self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
 
     def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor, torch.Tensor, torch.Tensor]:
@@ -234,7 +241,7 @@ class AdaTokVectorQuantizer(nn.Module):
         """
         # Half precision would merge neighbouring entries of a large codebook, so this part leaves autocast.
         with torch.autocast(device_type=latents.device.type, enabled=False):
-            latents = self.latent_norm(latents.to(self.codebook.weight.dtype).flatten(0, 1)).view(latents.shape)
+            latents = self.latent_norm(latents.to(self.codebook.weight.dtype).flatten(1)).view(latents.shape)
             latents = nn.functional.normalize(latents, dim=-1)
             codebook = nn.functional.normalize(self.codebook.weight, dim=-1)
             codes = (latents.detach() @ codebook.detach().T).argmax(dim=-1)  # on the sphere, nearest = largest cosine
@@ -276,13 +283,13 @@ class AdaTokDecoder(nn.Module):
         self,
         quantized: torch.Tensor,
         code_mask: torch.BoolTensor | None = None,
-        head_indices: torch.Tensor | None = None,
+        head_indices: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """
         Args:
             quantized (`torch.Tensor` of shape `(batch, tokens, codebook_dim)`): A prefix of quantized latents.
             code_mask (`torch.BoolTensor` of shape `(batch, tokens)`, *optional*): False hides a code.
-            head_indices (`torch.LongTensor` of shape `(batch,)` or `()`, *optional*): Which head serves which sample.
+            head_indices (`torch.LongTensor` of shape `(batch,)`, or `int`, *optional*): Head of each sample, or of all.
 
         Returns:
             Pixels of shape `(batch, num_channels, image_size, image_size)`.
@@ -354,11 +361,7 @@ class AdaTokPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight)
         else:
             super()._init_weights(module)
-        if isinstance(module, LoraLayer):
-            for down, up in zip(module.lora_A.values(), module.lora_B.values()):
-                init.kaiming_uniform_(down.weight, a=5**0.5)
-                init.zeros_(up.weight)
-        elif isinstance(module, AdaTokEncoder):
+        if isinstance(module, AdaTokEncoder):
             grid_size = self.config.image_size // self.config.patch_size
             init.copy_(module.position_embedding, sincos_positions(self.config.hidden_size, grid_size)[None])
             init.zeros_(module.class_embedding)
@@ -373,10 +376,15 @@ class AdaTokPreTrainedModel(PreTrainedModel):
             init.normal_(module.latent_position_embedding, std=0.4)
             init.normal_(module.code_projection.weight, std=0.3)
             init.dirac_(module.pixel_conv.weight)
-        elif isinstance(module, AdaTokPolicy):
-            init.normal_(module.fc2.weight, std=self.config.initializer_range)
         elif isinstance(module, AdaTokModel):
             init.copy_(module.candidate_budgets, torch.tensor(self.config.budgets))
+            # In remote code, modules without tensors of their own are passed over, so their laws stand here.
+            init.normal_(module.policy.fc2.weight, std=self.config.initializer_range)
+            for layer in module.decoder.modules():
+                if isinstance(layer, LoraLayer):
+                    for down, up in zip(layer.lora_A.values(), layer.lora_B.values()):
+                        init.kaiming_uniform_(down.weight, a=5**0.5)
+                        init.zeros_(up.weight)
 
 
 class AdaTokModel(AdaTokPreTrainedModel):
@@ -419,7 +427,9 @@ class AdaTokModel(AdaTokPreTrainedModel):
             r=self.config.lora_rank, lora_alpha=self.config.lora_alpha, target_modules=["fc1", "fc2"]
         )
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are the point
+            warnings.filterwarnings(
+                "ignore", message="Already found a `peft_config`"
+            )  # several adapters are the point
             for budget in self.config.budgets:
                 inject_adapter_in_model(lora_config, self.decoder, adapter_name=f"budget_{budget:04d}")
         # PEFT freezes the base and all but one adapter; here everything trains until a trainer says otherwise.
@@ -490,12 +500,12 @@ class AdaTokModel(AdaTokPreTrainedModel):
         if image_codes.ndim != 2 or image_codes.is_floating_point() or image_codes.dtype == torch.bool:
             raise ValueError(
                 f"image_codes must be integers of shape (batch, codes); got {image_codes.dtype} of shape "
-                f"{tuple(image_codes.shape)}."
+                f"shape {tuple(image_codes.shape)}."
             )
         if len(image_codes) == 0 or image_codes.shape[1] > self.config.num_latent_tokens:
             raise ValueError(
-                f"image_codes must hold at least one image of at most {self.config.num_latent_tokens} codes; got shape "
-                f"{tuple(image_codes.shape)}."
+                f"image_codes must hold at least one image and at most {self.config.num_latent_tokens} codes each; got "
+                f"shape {tuple(image_codes.shape)}."
             )
         image_codes = image_codes.long()
         if budgets is None:
@@ -565,7 +575,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         groups = [
             self.decoder(quantized[rows, :budget], head_indices=head_index)
             for rows, budget, head_index in zip(
-                order.split(counts.tolist()), distinct.tolist(), self._head_indices(distinct)
+                order.split(counts.tolist()), distinct.tolist(), self._head_indices(distinct).tolist()
             )
         ]
         return torch.cat(groups)[order.argsort()]

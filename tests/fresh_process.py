@@ -11,6 +11,7 @@ from pathlib import Path
 WORKER = """
 import importlib.abc
 import json
+import os
 import sys
 
 
@@ -31,6 +32,7 @@ for line in sys.stdin:
     except Exception as error:
         answer = {"result": None, "error": f"{type(error).__name__}: {error}"}
     print(json.dumps(answer), file=reply, flush=True)
+os._exit(0)  # tearing large libraries down takes seconds
 """
 
 

@@ -169,6 +169,13 @@ def test_images_stream_in_batches(adatok, pictures, tmp_path, sample_images, mon
     assert torch.equal(threes.image_codes, fours.image_codes) and len(threes) == 4
 
 
+def test_a_file_given_twice_counts_once(adatok, pictures, tmp_path):
+    arguments = (pictures / "b.png", pictures, pictures / "a.png")
+    assert adatok("encode", *arguments, "--out", tmp_path / "codes.safetensors")[0] == 0
+    names = ImageCodes.load(tmp_path / "codes.safetensors").file_names
+    assert names == ["b.png", "a.png", "c.png", "deep/a.png"]
+
+
 def test_a_cost_bias_makes_the_policy_cheaper(adatok, pictures, tmp_path, tiny_model, processor):
     tiny_model.config.is_policy_trained = True
     tiny_model.save_pretrained(tmp_path / "trained")
@@ -282,10 +289,10 @@ def test_a_bad_budget_of_encode_is_one_sentence(adatok, pictures, tmp_path, budg
 
 
 @pytest.mark.parametrize("budget", ["0", "17", "abc"])
-def test_a_bad_budget_of_decode_has_exit_code_2(adatok, pictures, tmp_path, budget):
+def test_a_bad_budget_of_decode_is_one_sentence(adatok, pictures, tmp_path, budget):
     adatok("encode", pictures, "--out", tmp_path / "codes.safetensors")
     code, _, stderr = adatok("decode", tmp_path / "codes.safetensors", "--budget", budget, "--out", tmp_path / "out")
-    assert code == 2 and budget in stderr
+    assert code == 2 and is_one_sentence(stderr) and repr(budget) in stderr
 
 
 def test_a_bad_cost_bias_is_one_sentence(adatok, pictures, tmp_path):
@@ -363,7 +370,7 @@ def test_train_passes_further_arguments_through_untouched(monkeypatch):
     with pytest.raises(SystemExit) as exit_info:
         main(["train", "tokenizer", "--recipe", "tiny-64", *extra, "--data", "pictures"])
     assert exit_info.value.code == 0
-    assert received == ["--recipe", "tiny-64", "--data", "pictures", *extra]
+    assert received == ["--recipe", "tiny-64", "--train_data", "pictures", *extra]
 
 
 def test_push_of_a_missing_checkpoint_is_one_sentence(tmp_path, capsys, monkeypatch):
@@ -408,4 +415,4 @@ def test_the_grid_shows_every_pixel_of_original_and_reconstructions(sample_image
     assert grid.shape == (16 + 2 * (cell + 44 + 16), 16 + 2 * (cell + 16), 3)
     assert np.array_equal(grid[16 + 2 : 16 + cell : 5, 16 + 2 : 16 + cell : 5], np.asarray(original))
     assert np.array_equal(grid[16 + 2 : 16 + cell : 5, 192 + 2 : 192 + cell : 5], np.asarray(other))
-    assert (grid[:, 16 + cell : 16 + cell + 16] == 255).all()
+    assert (grid[:, 16 + cell + 1 : 16 + cell + 15] == 255).all()

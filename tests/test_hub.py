@@ -33,7 +33,7 @@ inputs = processor([Image.open(path) for path in {pictures!r}], return_tensors="
 with torch.no_grad():
     encoded = model.encode(**inputs)
     decoded = model.decode(encoded.image_codes, budgets=encoded.budgets)
-save_file({{**model.state_dict(), **inputs, **encoded, "reconstruction": decoded.pixel_values}}, {out!r})
+save_file({{**model.state_dict(), **inputs, **encoded, "reconstruction": decoded.pixel_values.contiguous()}}, {out!r})
 result = [type(model).__module__, len(info["missing_keys"]), len(info["unexpected_keys"])]
 """
 
@@ -74,11 +74,14 @@ def repo_id(request):
 
 
 @pytest.fixture
-def trained_checkpoint(tmp_path, tiny_model, processor):
-    """Like `tiny_checkpoint`, but the policy is in use and spreads the samples over the candidate budgets."""
+def trained_checkpoint(tmp_path, tiny_model, processor, sample_images):
+    """Like `tiny_checkpoint`, but the policy is in use and gives the samples different budgets."""
     tiny_model.config.is_policy_trained = True
     with torch.no_grad():
         tiny_model.policy.fc2.weight.normal_(std=2.0)
+        encoded = tiny_model.encode(**processor(sample_images, return_tensors="pt"))
+        # No candidate wins for every sample once all candidates have the same mean score.
+        tiny_model.policy.fc2.bias -= encoded.budget_logits.mean(dim=0)
     path = tmp_path / "trained_checkpoint"
     tiny_model.save_pretrained(path)
     processor.save_pretrained(path)
@@ -280,6 +283,19 @@ def test_card_refuses_a_row_without_budget(tiny_config):
         model_card(tiny_config, "someone/adatok", {"rows": [{"psnr": 20.0}]})
 
 
+def test_card_refuses_metrics_of_another_form(tiny_config):
+    with pytest.raises(ValueError, match="must hold a list of rows"):
+        model_card(tiny_config, "someone/adatok", {"rows": 3})
+
+
+def test_load_checkpoint_keeps_half_precision(tmp_path, tiny_model, processor):
+    tiny_model.to(torch.bfloat16).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    model, _ = load_checkpoint(tmp_path)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in tiny_model.state_dict().items())
+    assert model.dtype == torch.bfloat16
+
+
 def drop_tensor(folder):
     edit_weights(folder, lambda tensors: tensors.pop("decoder.mask_token"))
 
@@ -401,6 +417,13 @@ def test_push_failures_are_one_sentence_and_commit_nothing(author, hub, tiny_che
     assert error.startswith("ValueError: ") and message in error
     assert_one_sentence(error)
     assert repo_id not in hub.repositories
+
+
+def test_push_refuses_a_card_that_the_hub_refuses(author, hub, repo_id, tiny_checkpoint):
+    (tiny_checkpoint / "README.md").write_text("No front matter.")
+    error = author.fail(f"from adatok_hf.hub import push\npush({str(tiny_checkpoint)!r}, {repo_id!r})")
+    assert error.startswith("ValueError: Invalid metadata in README.md.") and "\n" not in error
+    assert hub.commits(repo_id) == []
 
 
 def test_push_without_a_token_says_so(stranger_with_package, tiny_checkpoint):

@@ -25,7 +25,8 @@ def photo(tmp_path) -> Path:
 def header_of_png(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds no pixels."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return start + struct.pack(">I", 1000) + b"IDAT"
 
 
 def refusal(path: Path) -> str:

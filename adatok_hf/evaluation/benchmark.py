@@ -12,15 +12,8 @@ from adatok_hf.modeling import AdaTokModel
 
 def spread_budgets(candidates: Sequence[int], batch_size: int) -> list[int]:
     """
-    Spreads budgets over the candidates such that their mean is a whole number, so that a batch of one budget can do
-    exactly the same number of codes.
-
-    Args:
-        candidates (`Sequence[int]`): Candidate budgets.
-        batch_size (`int`): Number of budgets, at least 1.
-
-    Returns:
-        `list[int]`: The candidates in turn where their mean is whole, else the most diverse of many random draws.
+    Spreads budgets over the candidates such that their mean is a whole number, so that a batch of one budget can have
+    as many codes: the candidates in turn where that does it, else the most diverse of many random draws.
     """
     generator = random.Random(0)
     in_turn = [candidates[i % len(candidates)] for i in range(batch_size)]
@@ -33,16 +26,8 @@ def time_interleaved(
     calls: dict[str, Callable[[], object]], device: torch.device, repeats: int, warmup: int
 ) -> dict[str, float]:
     """
-    Times every call once a round, in an order that rotates, so that a busy machine hits all of them alike.
-
-    Args:
-        calls (`dict[str, Callable]`): What to time, by name.
-        device (`torch.device`): Where the calls work: a GPU is synchronised before and after each of them.
-        repeats (`int`): Timed rounds, at least 1.
-        warmup (`int`): Untimed rounds before them.
-
-    Returns:
-        `dict[str, float]`: Median of each call, in milliseconds.
+    Gives the median time of each call in milliseconds. Every round makes each call once, in an order that rotates, so
+    that a busy machine hits all of them alike. A GPU is synchronised before and after each call.
     """
     names = list(calls)
     timings = {name: [] for name in names}
@@ -139,8 +124,8 @@ def run_benchmark(model: AdaTokModel, batch_size: int = 32, repeats: int = 20, w
     model.eval()
     config, device = model.config, model.device
     generator = torch.Generator().manual_seed(0)
-    pixel_values = torch.rand(batch_size, config.num_channels, config.image_size, config.image_size, generator=generator)
-    pixel_values = (pixel_values * 2 - 1).to(device, model.dtype)
+    shape = (batch_size, config.num_channels, config.image_size, config.image_size)
+    pixel_values = (torch.rand(shape, generator=generator) * 2 - 1).to(device, model.dtype)
     image_codes = torch.randint(config.codebook_size, (batch_size, config.num_latent_tokens), generator=generator)
     image_codes = image_codes.to(device)
     _, features = model.encoder(pixel_values)

@@ -12,6 +12,9 @@ class ModelArguments:
     init_from: str | None = field(
         default=None, metadata={"help": "Checkpoint folder or Hub repo to start from instead of random weights."}
     )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa or another; eager trains twice as fast as sdpa on CPUs."}
+    )
     image_size: int | None = field(default=None, metadata={"help": "Height and width of the images."})
     patch_size: int | None = field(default=None, metadata={"help": "Height and width of one patch."})
     hidden_size: int | None = field(default=None, metadata={"help": "Width of the encoder."})
@@ -68,5 +71,8 @@ class ReconstructionTrainingArguments(TrainingArguments):
     ema_decay: float = field(default=0.999, metadata={"help": "Decay of the averaged weights, which are exported."})
     revive_steps: int = field(default=100, metadata={"help": "Revive unused codes every so many steps; 0 never."})
     revive_until: float = field(default=0.6, metadata={"help": "Share of training after which none is revived."})
+    freeze_latent_norm_step: int | None = field(
+        default=None, metadata={"help": "Step from which the latents are normalised by fixed statistics."}
+    )
     grid_images: int = field(default=8, metadata={"help": "Images in the picture grid saved at each evaluation."})
     weights_dir: str | None = field(default=None, metadata={"help": "Folder with LPIPS backbones, for offline use."})

@@ -75,6 +75,8 @@ class ReconstructionTrainer(Trainer):
         num_items_in_batch: int | None = None,
     ):
         args, step = self.args, self.state.global_step
+        if args.freeze_latent_norm_step is not None and step >= args.freeze_latent_norm_step:
+            self.model.quantizer.latent_norm.eval()
         pixel_values = inputs["pixel_values"]
         mirrored = torch.rand(len(pixel_values)) < 0.5
         pixel_values = torch.where(
@@ -238,7 +240,7 @@ class ReconstructionTrainer(Trainer):
         self.lecam.load_state_dict(state["lecam"])
         self.code_counts.copy_(state["code_counts"])
         self.codebook_use = state["codebook_use"]
-        if self.discriminator is not None:
+        if self.discriminator is not None and "discriminator" in state:  # an earlier leg may have had no critic
             self.accelerator.unwrap_model(self.discriminator).load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 

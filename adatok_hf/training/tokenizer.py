@@ -12,7 +12,6 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ..hub import load_checkpoint
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
-from ..model_card import model_card
 from .arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
 from .data import ImageCollator, load_image_dataset
 from .recipe import parse_recipe
@@ -24,16 +23,24 @@ def build_model(arguments: ModelArguments) -> tuple[AdaTokModel, AdaTokImageProc
     Makes a model with random weights, or loads the checkpoint named by `init_from`, and its image processor.
 
     Raises:
-        `ValueError`: if the architecture is impossible, or if it is given together with `init_from`.
+        `ValueError`: if the architecture is impossible, or is not that of `init_from`.
     """
     architecture = {key: value for key, value in asdict(arguments).items() if value is not None}
     init_from = architecture.pop("init_from", None)
+    attn_implementation = architecture.pop("attn_implementation", None)
     if init_from is not None:
-        return load_checkpoint(init_from)
-    config = AdaTokConfig(**architecture)
-    size = config.image_size
-    processor = AdaTokImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-    return AdaTokModel(config), processor
+        model, processor = load_checkpoint(init_from)
+        for name, value in architecture.items():
+            if getattr(model.config, name) != value:
+                raise ValueError(f"{init_from} has {name}={getattr(model.config, name)}, but the recipe says {value}.")
+    else:
+        config = AdaTokConfig(**architecture)
+        size = config.image_size
+        model = AdaTokModel(config)
+        processor = AdaTokImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    if attn_implementation is not None:
+        model.set_attn_implementation(attn_implementation)
+    return model, processor
 
 
 def train(
@@ -46,7 +53,9 @@ def train(
         `dict[str, float]`: the final metrics; empty without evaluation data.
     """
     if arguments.do_train and not data_arguments.train_data:
-        raise ValueError("There is nothing to train on: give --train_data, an image folder, parquet files or a dataset.")
+        raise ValueError(
+            "There is nothing to train on: give --train_data, an image folder, parquet files or a dataset."
+        )
     set_seed(arguments.seed)
     model, processor = build_model(model_arguments)
     train_dataset = eval_dataset = None

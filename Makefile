@@ -1,0 +1,25 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+SAMPLES := adatok_hf/samples
+
+.PHONY: demo test lint install
+
+demo: $(VENV)/.installed
+	$(BIN)/adatok reconstruct $(SAMPLES) --budget 4,8,16,32 --out outputs/demo
+	@echo "The pictures are in outputs/demo/grid.png"
+
+test: $(VENV)/.installed
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+install: $(VENV)/.installed
+
+# torch first: without the pin in constraints.txt other packages would pull a build of several gigabytes.
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@

@@ -1,0 +1,1 @@
+"""Measuring what the model does: speed, and quality against budget."""
