@@ -4,7 +4,6 @@ import json
 import math
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -62,6 +61,7 @@ def reconstruct_command(
     weights_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder with the LPIPS weights; else ADATOK_WEIGHTS_DIR.")
     ] = None,
+    lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS even if its network must be fetched.")] = False,
     device: DeviceOption = None,
 ):
     """Encode and decode pictures, and show what each budget costs and keeps."""
@@ -73,7 +73,7 @@ def reconstruct_command(
     prepare_folder(out)
     network, model_id, processor = _load_model(model, device)
     budgets = parse_budgets(budget, network.config)
-    lpips, reason = _load_lpips(weights_dir, network.device)
+    lpips, reason = _load_lpips(weights_dir, lpips, network.device)
     batches = ImageBatches(images, processor)
     results, rows = [], []
     for names, _, pixel_values in batches:
@@ -386,18 +386,13 @@ def _load_model(model: str | None, device: str | None):
     return network.eval().to(device), model or Path(path).name, processor
 
 
-def _load_lpips(weights_dir: Path | None, device):
+def _load_lpips(weights_dir: Path | None, download: bool, device):
     """Loads the LPIPS network; where it is not at hand and nobody asked for it, `None` and the reason."""
-    from .perceptual import load_lpips
+    from .perceptual import has_lpips, load_lpips
 
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="torchvision")  # lpips calls it in a way it calls deprecated
-            return load_lpips("alex", weights_dir).to(device), None
-    except (ValueError, ImportError) as error:
-        if weights_dir is not None:
-            raise
-        return None, _sentence(error)
+    if download or has_lpips("alex", weights_dir):
+        return load_lpips("alex", weights_dir).to(device), None
+    return None, "its network is not on this machine; name its folder by --weights-dir, or download it by --lpips."
 
 
 def _finite(value):

@@ -1,6 +1,7 @@
 """LPIPS with weights from their library, or from a local folder where there is no network."""
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -8,6 +9,13 @@ from safetensors.torch import load_file
 
 
 BACKBONE_FILES = {"alex": "alexnet_features_fp16.safetensors", "vgg": "vgg16_features_fp16.safetensors"}
+DOWNLOADED_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}  # as torchvision names them
+
+
+def has_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> bool:
+    """Whether [`load_lpips`] needs no download: a folder of weights is named, or they have been downloaded before."""
+    downloaded = Path(torch.hub.get_dir()) / "checkpoints" / DOWNLOADED_FILES[net]
+    return bool(weights_dir or os.environ.get("ADATOK_WEIGHTS_DIR")) or downloaded.is_file()
 
 
 def load_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> torch.nn.Module:
@@ -33,6 +41,7 @@ def load_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> torc
     if net not in BACKBONE_FILES:
         raise ValueError(f"net must be one of {sorted(BACKBONE_FILES)}; got {net!r}.")
     weights_dir = weights_dir or os.environ.get("ADATOK_WEIGHTS_DIR")
+    warnings.filterwarnings("ignore", module="torchvision.models")  # lpips calls it in a way that is deprecated
     if weights_dir is None:
         try:
             return lpips.LPIPS(net=net, verbose=False).requires_grad_(False).eval()

@@ -289,7 +289,7 @@ class AdaTokDecoder(nn.Module):
         Args:
             quantized (`torch.Tensor` of shape `(batch, tokens, codebook_dim)`): A prefix of quantized latents.
             code_mask (`torch.BoolTensor` of shape `(batch, tokens)`, *optional*): False hides a code.
-            head_indices (`torch.LongTensor` of shape `(batch,)`, or `int`, *optional*): Head of each sample, or of all.
+            head_indices (`torch.LongTensor` of shape `(batch,)`, or `int`, *optional*): Head of each sample or all.
 
         Returns:
             Pixels of shape `(batch, num_channels, image_size, image_size)`.
@@ -500,11 +500,11 @@ class AdaTokModel(AdaTokPreTrainedModel):
         if image_codes.ndim != 2 or image_codes.is_floating_point() or image_codes.dtype == torch.bool:
             raise ValueError(
                 f"image_codes must be integers of shape (batch, codes); got {image_codes.dtype} of shape "
-                f"shape {tuple(image_codes.shape)}."
+                f"{tuple(image_codes.shape)}."
             )
         if len(image_codes) == 0 or image_codes.shape[1] > self.config.num_latent_tokens:
             raise ValueError(
-                f"image_codes must hold at least one image and at most {self.config.num_latent_tokens} codes each; got "
+                f"image_codes must hold at least one image of at most {self.config.num_latent_tokens} codes; got "
                 f"shape {tuple(image_codes.shape)}."
             )
         image_codes = image_codes.long()

@@ -20,8 +20,9 @@ from adatok_hf.reconstruction import bits_per_pixel, draw_grid, measure, psnr, r
 
 @pytest.fixture(autouse=True)
 def no_lpips_weights(tmp_path_factory, monkeypatch):
-    """LPIPS is looked for in an empty folder, so that nothing is downloaded."""
-    monkeypatch.setenv("ADATOK_WEIGHTS_DIR", str(tmp_path_factory.mktemp("no_weights")))
+    """No folder of LPIPS weights is named, and none has been downloaded before."""
+    monkeypatch.delenv("ADATOK_WEIGHTS_DIR", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("no_weights")))
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_reconstruct_writes_grid_table_and_results(adatok, pictures, tmp_path, t
 def test_missing_lpips_is_explained_once_and_left_out_of_the_table(adatok, pictures, tmp_path):
     code, stdout, stderr = adatok("reconstruct", pictures, "--budget", "4,8", "--out", tmp_path / "out")
     assert code == 0
-    assert stderr.count("adatok: LPIPS is left out: No LPIPS weights at") == 1
+    assert stderr.count("adatok: LPIPS is left out: its network is not on this machine") == 1
     assert all(line.endswith(" -") for line in stdout.splitlines()[1:])
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [row["lpips"] for row in rows] == [None] * 8

@@ -44,7 +44,10 @@ class DataArguments:
     )
     train_split: str = field(default="train", metadata={"help": "Split of the training data."})
     eval_split: str = field(default="validation", metadata={"help": "Split of the evaluation data."})
-    max_eval_images: int = field(default=512, metadata={"help": "Images evaluated during training."})
+    max_eval_images: int = field(default=512, metadata={"help": "How many evaluation images to use, evenly spread."})
+    data_description: str | None = field(
+        default=None, metadata={"help": "What the training images are and on which terms, for the model card."}
+    )
 
 
 @dataclass
@@ -61,6 +64,7 @@ class ReconstructionTrainingArguments(TrainingArguments):
     perceptual_weight: float = field(default=1.0, metadata={"help": "Weight of LPIPS; 0 needs no network."})
     perceptual_start: int = field(default=0, metadata={"help": "Step at which LPIPS begins."})
     perceptual_net: str = field(default="alex", metadata={"help": "Backbone of LPIPS: alex (fast) or vgg (better)."})
+    eval_perceptual_net: str = field(default="alex", metadata={"help": "Backbone of the LPIPS that is reported."})
     quantization_weight: float = field(default=1.0, metadata={"help": "Weight of codebook and commitment terms."})
     adversarial_weight: float = field(default=0.0, metadata={"help": "Weight of the hinge GAN; 0 trains no critic."})
     adversarial_start: int = field(default=0, metadata={"help": "Step at which the generator hears the critic."})

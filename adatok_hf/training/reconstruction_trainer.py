@@ -1,6 +1,8 @@
 """The Trainer of stage 1: prioritized representation learning."""
 
+import json
 import os
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
+from ..model_card import model_card
 from ..modeling import AdaTokModel
 from ..perceptual import load_lpips
 from .arguments import ReconstructionTrainingArguments
@@ -45,8 +48,11 @@ class ReconstructionTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = False
         device = args.device
-        needs_lpips = args.perceptual_weight > 0
-        self.lpips = load_lpips(args.perceptual_net, args.weights_dir).to(device) if needs_lpips else None
+        self.lpips = self.eval_lpips = None
+        if args.perceptual_weight > 0:
+            self.lpips = load_lpips(args.perceptual_net, args.weights_dir).to(device)
+            same = args.eval_perceptual_net == args.perceptual_net
+            self.eval_lpips = self.lpips if same else load_lpips(args.eval_perceptual_net, args.weights_dir).to(device)
         self.ema = AveragedModel(model, device=device, multi_avg_fn=self._average)
         self.lecam = LeCamRegularizer().to(device)
         self.code_counts = torch.zeros(model.config.codebook_size, dtype=torch.long, device=device)
@@ -192,8 +198,8 @@ class ReconstructionTrainer(Trainer):
                 reconstruction = model.decode(codes, budgets=budget).pixel_values.clamp(-1, 1)
                 error = (reconstruction - pixel_values).square().mean(dim=(1, 2, 3))
                 psnr[budget].append(self.accelerator.gather_for_metrics(10 * torch.log10(4 / error.clamp(min=1e-10))))
-                if self.lpips is not None:
-                    distance = self.lpips(reconstruction, pixel_values).flatten()
+                if self.eval_lpips is not None:
+                    distance = self.eval_lpips(reconstruction, pixel_values).flatten()
                     lpips[budget].append(self.accelerator.gather_for_metrics(distance))
                 column.append(reconstruction)
             if sum(map(len, rows)) < self.args.grid_images:
@@ -215,11 +221,23 @@ class ReconstructionTrainer(Trainer):
         (sheet,) = self.processing_class.post_process(sheet[None])
         sheet.save(folder / f"step-{self.state.global_step:07d}.png")
 
-    def export(self, output_dir: str):
-        """Writes the averaged weights, the configuration, the model code and the image processor."""
-        if self.is_world_process_zero():
-            self.ema.module.save_pretrained(output_dir)
-            self.processing_class.save_pretrained(output_dir)
+    def export(self, output_dir: str, metrics: dict):
+        """
+        Writes a complete checkpoint: averaged weights, configuration, code, image processor, metrics and model card.
+
+        Args:
+            output_dir (`str`): The folder. Each file is replaced only when all have been written.
+            metrics (`dict`): See [`~adatok_hf.model_card.model_card`].
+        """
+        output_dir = Path(output_dir)
+        with tempfile.TemporaryDirectory(dir=output_dir) as folder:
+            self.ema.module.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+            (Path(folder) / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+            card = model_card(self.model.config, output_dir.name, metrics)
+            (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+            for file in sorted(Path(folder).iterdir()):
+                file.replace(output_dir / file.name)
 
     def _save_optimizer_and_scheduler(self, output_dir: str):
         super()._save_optimizer_and_scheduler(output_dir)

@@ -79,9 +79,37 @@ def train(
             checkpoint = get_last_checkpoint(arguments.output_dir)
         trainer.train(resume_from_checkpoint=checkpoint)
     metrics = trainer.evaluate() if eval_dataset is not None else {}
-    if arguments.do_train:
-        trainer.export(arguments.output_dir)
+    if arguments.do_train and trainer.is_world_process_zero():
+        rows = quality_rows(metrics, model.config.budgets)
+        trainer.export(arguments.output_dir, {"rows": rows, "training": training_facts(trainer, data_arguments)})
     return metrics
+
+
+def quality_rows(metrics: dict[str, float], budgets: list[int]) -> list[dict[str, float]]:
+    """The metrics of `ReconstructionTrainer.evaluate` as one row per candidate budget, for the model card."""
+    names = [name for name in ("psnr", "lpips") if f"eval_{name}_{budgets[0]}" in metrics]
+    rows = [{"budget": budget, **{name: metrics[f"eval_{name}_{budget}"] for name in names}} for budget in budgets]
+    return rows if names else []
+
+
+def training_facts(trainer: ReconstructionTrainer, data_arguments: DataArguments) -> dict[str, str | int]:
+    """What the model card says of a finished run."""
+    arguments, steps = trainer.args, trainer.state.global_step
+    batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    facts = {
+        "data": data_arguments.data_description or "not described",
+        "training images": len(trainer.train_dataset),
+        "steps": steps,
+        "images per step": batch_size,
+        "images seen": steps * batch_size,
+        "parameters": trainer.model.num_parameters(),
+        "perceptual loss": f"LPIPS ({arguments.perceptual_net}), weight {arguments.perceptual_weight}",
+        "adversarial loss": f"weight {arguments.adversarial_weight}" if trainer.discriminator is not None else "none",
+    }
+    if trainer.eval_dataset is not None:
+        facts["quality measured on"] = f"{len(trainer.eval_dataset)} images that were not trained on"
+        facts["LPIPS above"] = f"backbone {arguments.eval_perceptual_net}"
+    return facts
 
 
 def main(argv: Sequence[str] | None = None):
