@@ -1,5 +1,5 @@
 """
-Draws the sample pictures beside this file, from simple to complex: `python draw_samples.py`.
+Draws the sample pictures beside this file, but for the photographs, from simple to complex: `python draw_samples.py`.
 
 Needs the fonts DejaVu and Noto Color Emoji (Debian: `fonts-dejavu-core`, `fonts-noto-color-emoji`).
 """
@@ -252,9 +252,9 @@ def main():
         "07_castle.png": emoji("🏰", "#dcecf9"),
         "08_text.png": text(),
         "09_night.webp": night(),
-        "10_landscape.webp": landscape(),
-        "11_plaid.webp": plaid(),
-        "12_foliage.webp": foliage(),
+        "13_landscape.webp": landscape(),
+        "14_plaid.webp": plaid(),
+        "15_foliage.webp": foliage(),
     }
     for name, image in pictures.items():
         options = {"quality": 88, "method": 6} if name.endswith(".webp") else {"optimize": True}

@@ -1,0 +1,143 @@
+"""Drawn pictures, random perceptual weights and a trainer that takes a few steps on the CPU."""
+
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision import models
+from transformers import TrainerCallback, set_seed
+
+from adatok_hf import AdaTokModel
+from adatok_hf.perceptual import BACKBONE_FILES
+from adatok_hf.training.arguments import ReconstructionTrainingArguments
+from adatok_hf.training.data import ImageCollator
+from adatok_hf.training.reconstruction_trainer import ReconstructionTrainer
+
+
+BACKBONES = {"alex": models.alexnet, "vgg": models.vgg16}
+
+
+def draw_picture(seed: int) -> Image.Image:
+    """Soft random colours, 40 x 32 RGB."""
+    corners = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(corners).resize((40, 32), Image.Resampling.BILINEAR)
+
+
+@pytest.fixture
+def pictures() -> list[Image.Image]:
+    return [draw_picture(seed) for seed in range(10)]
+
+
+@pytest.fixture
+def write_pictures():
+    """Writes so many PNG files into a folder and gives the folder."""
+
+    def write(folder: Path, count: int) -> Path:
+        folder.mkdir(parents=True)
+        for index in range(count):
+            draw_picture(index).save(folder / f"picture-{index:02d}.png")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def backbone_features():
+    """Random convolutions of a backbone, under torchvision's names and rounded to half precision."""
+
+    def make(net: str) -> dict[str, torch.Tensor]:
+        torch.manual_seed(7)
+        features = BACKBONES[net](weights=None).features.state_dict()
+        return {f"features.{name}": tensor.half() for name, tensor in features.items()}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def weights_dir(tmp_path_factory, backbone_features) -> Path:
+    """A folder with random AlexNet weights under the name that `load_lpips` looks for."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(backbone_features("alex"), folder / BACKBONE_FILES["alex"])
+    return folder
+
+
+@pytest.fixture
+def one_sentence():
+    """Expects a `ValueError` whose message is one sentence with the given parts."""
+
+    @contextmanager
+    def expect(*parts: str):
+        with pytest.raises(ValueError) as caught:
+            yield
+        message = str(caught.value)
+        assert "\n" not in message and message.endswith("."), message
+        for part in parts:
+            assert part in message
+
+    return expect
+
+
+class AfterEachStep(TrainerCallback):
+    """Keeps what `look` returns after every optimizer step."""
+
+    def __init__(self, look):
+        self.look, self.seen = look, []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seen.append(self.look())
+
+
+@pytest.fixture
+def watch():
+    """Keeps what a function returns after every optimizer step of a trainer: gives the list it fills."""
+
+    def attach(trainer: ReconstructionTrainer, look) -> list:
+        callback = AfterEachStep(look)
+        trainer.add_callback(callback)
+        return callback.seen
+
+    return attach
+
+
+@pytest.fixture
+def make_trainer(tmp_path, tiny_config, processor, pictures):
+    """Makes a trainer of a random model; keywords are fields of the arguments, or `images` and `config`."""
+
+    def make(output_dir="run", images=None, eval_images=None, config=None, **arguments) -> ReconstructionTrainer:
+        defaults = {
+            "max_steps": 4,
+            "per_device_train_batch_size": 4,
+            "per_device_eval_batch_size": 4,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "perceptual_weight": 0.0,
+            "revive_steps": 0,
+            "discriminator_hidden_size": 8,
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        set_seed(0)
+        trainer = ReconstructionTrainer(
+            model=AdaTokModel(config or tiny_config),
+            args=ReconstructionTrainingArguments(str(tmp_path / output_dir), **{**defaults, **arguments}),
+            train_dataset=[{"image": image} for image in images or pictures],
+            eval_dataset=[{"image": image} for image in eval_images or pictures[:6]],
+            data_collator=ImageCollator(processor),
+            processing_class=processor,
+        )
+        set_seed(0)  # whatever the trainer builds beside the model must not shift the draws of the training
+        return trainer
+
+    return make
+
+
+@pytest.fixture
+def snapshot():
+    """A copy of a module's state."""
+    return lambda module: {name: tensor.clone() for name, tensor in module.state_dict().items()}

@@ -1,0 +1,99 @@
+"""Recipes: the shipped ones and what is said of those that do not fit."""
+
+from dataclasses import asdict
+
+import pytest
+
+from adatok_hf import AdaTokConfig
+from adatok_hf.training.arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
+from adatok_hf.training.recipe import RECIPES_DIR, find_recipe, parse_recipe
+
+
+CLASSES = [ModelArguments, DataArguments, ReconstructionTrainingArguments]
+MINIMAL = "output_dir: outputs\nuse_cpu: true\nreport_to: none\n"
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """Parses a YAML text with overrides."""
+
+    def parse_text(text: str, *overrides: str):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return parse_recipe(str(path), overrides, CLASSES)
+
+    return parse_text
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES_DIR.glob("*.yaml")))
+def test_shipped_recipe_parses_and_builds_its_config(name):
+    model_arguments, _, arguments = parse_recipe(name, ["--use_cpu", "true"], CLASSES)
+    architecture = {key: value for key, value in asdict(model_arguments).items() if value is not None}
+    assert "init_from" not in architecture
+    architecture.pop("attn_implementation", None)
+    config = AdaTokConfig(**architecture)
+    assert {key: getattr(config, key) for key in architecture} == architecture
+    assert f"-{config.image_size}" in name and config.budgets[-1] == config.num_latent_tokens
+    assert len(config.budgets) > 1 and arguments.max_steps > 0
+    assert arguments.output_dir == f"outputs/{name}"
+
+
+def test_shipped_recipe_is_found_by_name_and_path():
+    assert find_recipe("tiny-64") == find_recipe(str(RECIPES_DIR / "tiny-64.yaml")) == RECIPES_DIR / "tiny-64.yaml"
+
+
+def test_values_and_lists_are_read(parse):
+    model, data, arguments = parse(
+        MINIMAL + "budgets: [4, 8, 16]\nlearning_rate: 1e-4\ntrain_data: some folder\nbf16: false\ndo_train: false\n"
+    )
+    assert model.budgets == [4, 8, 16] and data.train_data == "some folder"
+    assert arguments.learning_rate == 1e-4 and not arguments.bf16 and not arguments.do_train
+
+
+def test_what_is_left_out_keeps_its_default(parse):
+    model, data, arguments = parse(MINIMAL)
+    assert model == ModelArguments() and data == DataArguments()
+    assert arguments.do_train and not arguments.remove_unused_columns and arguments.perceptual_net == "alex"
+
+
+def test_overrides_win(parse):
+    model, _, arguments = parse(
+        MINIMAL + "budgets: [4, 8, 16]\nmax_steps: 5\n", "--max_steps", "7", "--budgets", "2", "16", "--bf16=true"
+    )
+    assert arguments.max_steps == 7 and model.budgets == [2, 16] and arguments.bf16
+
+
+def test_null_means_unset(parse):
+    _, data, arguments = parse(MINIMAL + "eval_data: null\nfreeze_latent_norm_step: null\n")
+    assert data.eval_data is None and arguments.freeze_latent_norm_step is None
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "named"),
+    [
+        ("hidden_sizes: 32\n", [], "hidden_sizes"),
+        ("", ["--learning_rte", "1"], "learning_rte"),
+        ("", ["--learning", "1"], "learning"),
+        ("max_steps: many\n", [], "many"),
+        ("", ["--max_steps", "many"], "many"),
+        ("do_train: perhaps\n", [], "perhaps"),
+        ("budgets: [4, eight]\n", [], "eight"),
+        ("lr_scheduler_type: zigzag\n", [], "zigzag"),
+        ("model:\n  hidden_size: 32\n", [], "recipe.yaml"),
+        ("budgets: [4, 8\nmax_steps: 3\n", [], "recipe.yaml"),
+    ],
+)
+def test_key_or_value_that_does_not_fit(parse, one_sentence, text, overrides, named):
+    with one_sentence(named):
+        parse(MINIMAL + text, *overrides)
+
+
+@pytest.mark.parametrize("text", ["", "- output_dir\n- outputs\n", "just words\n"])
+def test_file_that_is_no_flat_list(parse, one_sentence, text):
+    with one_sentence("recipe.yaml"):
+        parse(text)
+
+
+def test_unknown_recipe_lists_the_shipped_ones(one_sentence):
+    with one_sentence("'tiny-65'", "tiny-64"):
+        find_recipe("tiny-65")

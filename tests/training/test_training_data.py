@@ -1,0 +1,128 @@
+"""Image folders, parquet files and what they say when they are no good."""
+
+import datasets
+import pytest
+import torch
+from PIL import Image
+
+from adatok_hf.training.data import ImageCollator, ImageFolder, load_image_dataset
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def write_parquet(tmp_path, pictures):
+    """Writes pictures into a parquet file."""
+
+    def write(name: str, images=None, column="image"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        dataset = datasets.Dataset.from_dict({column: images or pictures, "label": list(range(len(images or pictures)))})
+        dataset.cast_column(column, datasets.Image()).to_parquet(path)
+        return path
+
+    return write
+
+
+def pixels(dataset, index):
+    return dataset[index]["image"].convert("RGB").tobytes()
+
+
+def test_image_folder_is_sorted_and_recursive(tmp_path, pictures):
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    pictures[0].save(tmp_path / "images" / "b.png")
+    pictures[1].save(tmp_path / "images" / "a" / "z.webp", lossless=True)
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    dataset = load_image_dataset(str(tmp_path / "images"))
+    assert [pixels(dataset, index) for index in range(len(dataset))] == [pictures[1].tobytes(), pictures[0].tobytes()]
+
+
+def test_parquet_file(write_parquet, pictures):
+    dataset = load_image_dataset(str(write_parquet("pictures.parquet")))
+    assert [pixels(dataset, index) for index in range(len(dataset))] == [image.tobytes() for image in pictures]
+    assert set(dataset[0]) == {"image"}
+
+
+def test_folder_of_parquet_files_serves_its_splits(tmp_path, write_parquet, pictures):
+    write_parquet("data/train-00000-of-00002.parquet", pictures[:4])
+    write_parquet("data/train-00001-of-00002.parquet", pictures[4:7])
+    write_parquet("data/validation-00000-of-00001.parquet", pictures[7:])
+    train = load_image_dataset(str(tmp_path / "data"), "train")
+    validation = load_image_dataset(str(tmp_path / "data"), "validation")
+    assert [pixels(train, index) for index in range(len(train))] == [image.tobytes() for image in pictures[:7]]
+    assert [pixels(validation, 0), len(validation)] == [pictures[7].tobytes(), 3]
+
+
+def test_glob_of_parquet_files(tmp_path, write_parquet, pictures):
+    write_parquet("data/one.parquet", pictures[:4])
+    write_parquet("data/two.parquet", pictures[4:6])
+    write_parquet("data/other.parquet", pictures[6:])
+    assert len(load_image_dataset(str(tmp_path / "data" / "[ot][nw]*.parquet"))) == 6
+
+
+@pytest.mark.parametrize("source", ["folder", "parquet"])
+def test_max_images_are_spread_evenly(source, tmp_path, write_pictures, write_parquet, pictures):
+    path = write_pictures(tmp_path / "images", 10) if source == "folder" else write_parquet("pictures.parquet")
+    dataset = load_image_dataset(str(path), max_images=4)
+    assert [pixels(dataset, index) for index in range(len(dataset))] == [pictures[i].tobytes() for i in (0, 3, 6, 9)]
+
+
+def test_max_images_beyond_the_source_takes_all(tmp_path, write_pictures):
+    assert len(load_image_dataset(str(write_pictures(tmp_path / "images", 3)), max_images=9)) == 3
+
+
+def test_folder_without_images(tmp_path, one_sentence):
+    (tmp_path / "empty").mkdir()
+    with one_sentence(str(tmp_path / "empty")):
+        load_image_dataset(str(tmp_path / "empty"))
+
+
+def test_missing_image_folder(tmp_path, one_sentence):
+    with one_sentence(str(tmp_path / "nowhere")):
+        ImageFolder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "nobody/nothing", "/no/such/folder"])
+def test_source_that_is_nothing(name, one_sentence):
+    with one_sentence(repr(name)):
+        load_image_dataset(name)
+
+
+@pytest.mark.parametrize("name", ["nowhere.parquet", "nowhere-*.parquet"])
+def test_missing_parquet(name, tmp_path, one_sentence):
+    with one_sentence(name):
+        load_image_dataset(str(tmp_path / name))
+
+
+def test_parquet_file_that_is_none(tmp_path, one_sentence):
+    (tmp_path / "broken.parquet").write_bytes(b"not parquet at all")
+    with one_sentence("broken.parquet"):
+        load_image_dataset(str(tmp_path / "broken.parquet"))
+
+
+def test_parquet_without_image_column(write_parquet, one_sentence):
+    with one_sentence("'image'", "picture"):
+        load_image_dataset(str(write_parquet("pictures.parquet", column="picture")))
+
+
+def test_corrupt_file_is_named(tmp_path, write_pictures, one_sentence):
+    folder = write_pictures(tmp_path / "images", 3)
+    damaged = folder / "picture-01.png"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    dataset = load_image_dataset(str(folder))
+    assert pixels(dataset, 0)
+    with one_sentence(str(damaged)):
+        dataset[1]
+
+
+def test_collator_gives_pixel_values_between_minus_one_and_one(processor):
+    images = [Image.new("RGB", (40, 32), "black"), Image.new("L", (32, 50), 255), Image.new("RGBA", (33, 33), "red")]
+    batch = ImageCollator(processor)([{"image": image} for image in images])
+    assert set(batch) == {"pixel_values"} and batch["pixel_values"].shape == (3, 3, 32, 32)
+    assert batch["pixel_values"].dtype == torch.float32
+    torch.testing.assert_close(batch["pixel_values"][0], torch.full((3, 32, 32), -1.0))
+    torch.testing.assert_close(batch["pixel_values"][1], torch.full((3, 32, 32), 1.0))
