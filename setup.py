@@ -21,7 +21,9 @@ EXTRAS = {
     "demo": ["gradio>=6"],
     "scale": ["ray[data]>=2.40"],
 }
-EXTRAS["test"] = sorted({*EXTRAS["train"], *EXTRAS["eval"], *EXTRAS["generate"], "pytest>=8", "ruff>=0.9"})
+EXTRAS["test"] = sorted(
+    {*EXTRAS["train"], *EXTRAS["eval"], *EXTRAS["generate"], "pytest>=8", "ruff>=0.9", "setuptools>=77"}
+)
 
 setup(
     name="adatok-hf",

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 
@@ -53,8 +54,14 @@ def load_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> torc
     path = Path(weights_dir) / BACKBONE_FILES[net]
     if not path.is_file():
         raise ValueError(f"No LPIPS weights at {path}; ADATOK_WEIGHTS_DIR or --weights-dir must name their folder.")
-    features = load_file(path)
     network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-    for name, parameter in network.net.named_parameters():  # "slice2.3.weight" is torchvision's "features.3.weight"
-        parameter.data.copy_(features["features." + name.split(".", 1)[1]])
+    try:
+        features = load_file(path)
+        for (
+            name,
+            parameter,
+        ) in network.net.named_parameters():  # "slice2.3.weight" is torchvision's "features.3.weight"
+            parameter.data.copy_(features["features." + name.split(".", 1)[1]])
+    except (KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} does not hold the features of torchvision's {net} network: {error}.") from error
     return network.requires_grad_(False).eval()

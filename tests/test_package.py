@@ -2,7 +2,10 @@
 
 import ast
 import importlib
+import shutil
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPi
 
 
 MODELING = Path(adatok_hf.modeling.__file__).parent
+ROOT = Path(__file__).parent.parent
 TRAVELLING_FILES = sorted(path.name for path in MODELING.glob("*.py") if path.name != "__init__.py")
 ALLOWED = {"torch", "transformers", "peft", "numpy", "PIL"}
 
@@ -63,3 +67,24 @@ def test_default_checkpoint_is_in_the_package(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     assert default_checkpoint() == str(folder)
+
+
+def test_the_wheel_holds_one_package_with_its_data(tmp_path):
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "outputs", "tests"))
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {name.split("/")[0] for name in names} == {"adatok_hf", "adatok_hf-0.1.0.dist-info"}
+    for folder, pattern in (
+        ("modeling", "*.py"),
+        ("conversion", "*.py"),
+        ("adatok_hf/recipes", "*.yaml"),
+        ("adatok_hf/samples", "*.webp"),
+        ("adatok_hf/checkpoints/adatok-tiny-64", "*"),
+    ):
+        files = [path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob(pattern) if path.is_file()]
+        assert files
+        assert {name if name.startswith("adatok_hf/") else f"adatok_hf/{name}" for name in files} <= names

@@ -73,6 +73,9 @@ class ReconstructionTrainingArguments(TrainingArguments):
     discriminator_hidden_size: int = field(default=64, metadata={"help": "Channels after its first convolution."})
     lecam_weight: float = field(default=0.001, metadata={"help": "Weight of the LeCam regularisation."})
     ema_decay: float = field(default=0.999, metadata={"help": "Decay of the averaged weights, which are exported."})
+    export_half_precision: bool = field(
+        default=False, metadata={"help": "Store the exported weights in 16 bits; they still load in 32."}
+    )
     revive_steps: int = field(default=100, metadata={"help": "Revive unused codes every so many steps; 0 never."})
     revive_until: float = field(default=0.6, metadata={"help": "Share of training after which none is revived."})
     freeze_latent_norm_step: int | None = field(

@@ -65,11 +65,13 @@ def load_image_dataset(source: str, split: str = "train", max_images: int | None
 
 def _load_parquet(files: list[str]) -> Dataset:
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         dataset = load_dataset("parquet", data_files={"train": files}, split="train")
-    except FileNotFoundError as error:
-        raise ValueError(f"No parquet file matches {files[0]!r}; name an existing file or glob.") from error
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ValueError(f"{files[0]!r} gives no parquet data ({reason}); name an existing file or glob.") from error
     return _with_image_column(dataset, files[0])
 
 

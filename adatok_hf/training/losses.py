@@ -38,6 +38,27 @@ def draw_budgets(
     return torch.where(torch.rand(batch_size) < 0.5, from_candidates, uniform).to(device)
 
 
+def shift_together(images: list[torch.Tensor], max_shift: int = 8) -> list[torch.Tensor]:
+    """
+    Moves batches of images by the same random number of pixels, their edges reflected.
+
+    A strided network such as the backbone of LPIPS rewards patterns that sit on its grid, and a decoder learns to
+    paint them; on a grid that moves they do not pay.
+
+    Args:
+        images (`list[torch.Tensor]`): Of shape `(batch, channels, height, width)`.
+        max_shift (`int`, *optional*, defaults to 8): Largest shift in pixels, at most the stride of the network.
+
+    Returns:
+        `list[torch.Tensor]`: of shape `(batch, channels, height + max_shift, width + max_shift)`.
+
+    Source: huggingface.co/papers/1906.03973
+    """
+    top, left = torch.randint(0, max_shift + 1, (2,)).tolist()
+    padding = (left, max_shift - left, top, max_shift - top)
+    return [nn.functional.pad(image, padding, mode="reflect") for image in images]
+
+
 def hinge_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
     """Scalar hinge loss that pushes real logits above 1 and fake ones below -1 (huggingface.co/papers/1705.02894)."""
     return 0.5 * (nn.functional.relu(1 - real_logits).mean() + nn.functional.relu(1 + fake_logits).mean())

@@ -47,10 +47,12 @@ def parse_recipe(recipe: str, overrides: Sequence[str], argument_classes: Sequen
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
         raise ValueError(f"{path} must be one flat list of 'key: value' lines.")
-    parser = HfArgumentParser(list(argument_classes), exit_on_error=False, allow_abbrev=False)
+    parser = HfArgumentParser(list(argument_classes), allow_abbrev=False)
     parser.error = _raise_value_error
     arguments = []
     for key, value in values.items():
+        if value is None:
+            continue
         items = value if isinstance(value, list) else [value]
         arguments += [f"--{key}", *map(str, items)]
     return parser.parse_args_into_dataclasses([*arguments, *overrides])

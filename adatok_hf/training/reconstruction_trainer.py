@@ -18,7 +18,7 @@ from ..modeling import AdaTokModel
 from ..perceptual import load_lpips
 from .arguments import ReconstructionTrainingArguments
 from .discriminator import PatchDiscriminator
-from .losses import LeCamRegularizer, draw_budgets, hinge_discriminator_loss
+from .losses import LeCamRegularizer, draw_budgets, hinge_discriminator_loss, shift_together
 
 
 STATE_NAME = "reconstruction_state.pt"
@@ -99,7 +99,8 @@ class ReconstructionTrainer(Trainer):
         loss = loss + args.quantization_weight * components["quantization"]
         if self.lpips is not None and step >= args.perceptual_start:
             with self.accelerator.autocast():
-                components["perceptual"] = self.lpips(reconstruction, pixel_values).float().mean()
+                shifted = shift_together([reconstruction, pixel_values])
+                components["perceptual"] = self.lpips(*shifted).float().mean()
             loss = loss + args.perceptual_weight * components["perceptual"]
         if self.discriminator is not None and step >= args.adversarial_start:
             components["adversarial"] = -self._judge(reconstruction).mean()
@@ -231,7 +232,12 @@ class ReconstructionTrainer(Trainer):
         """
         output_dir = Path(output_dir)
         with tempfile.TemporaryDirectory(dir=output_dir) as folder:
-            self.ema.module.save_pretrained(folder)
+            weights = self.ema.module.state_dict()
+            if self.args.export_half_precision:
+                weights = {
+                    name: value.half() if value.is_floating_point() else value for name, value in weights.items()
+                }
+            self.ema.module.save_pretrained(folder, state_dict=weights)
             self.processing_class.save_pretrained(folder)
             (Path(folder) / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
             card = model_card(self.model.config, output_dir.name, metrics)

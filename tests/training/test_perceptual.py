@@ -61,6 +61,12 @@ def test_file_that_is_no_backbone(tmp_path, one_sentence):
         load_lpips("alex", tmp_path)
 
 
+def test_damaged_file(tmp_path, one_sentence):
+    (tmp_path / BACKBONE_FILES["alex"]).write_bytes(b"not safetensors")
+    with one_sentence(BACKBONE_FILES["alex"]):
+        load_lpips("alex", tmp_path)
+
+
 def test_offline_without_a_folder(tmp_path):
     with FreshProcess(tmp_path, [], TORCH_HOME=str(tmp_path / "torch")) as process:
         error = process.fail("""

@@ -27,7 +27,7 @@ def parse(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES_DIR.glob("*.yaml")))
 def test_shipped_recipe_parses_and_builds_its_config(name):
-    model_arguments, _, arguments = parse_recipe(name, ["--use_cpu", "true"], CLASSES)
+    model_arguments, _, arguments = parse_recipe(name, ["--use_cpu", "true", "--tf32", "false"], CLASSES)
     architecture = {key: value for key, value in asdict(model_arguments).items() if value is not None}
     assert "init_from" not in architecture
     architecture.pop("attn_implementation", None)

@@ -21,7 +21,9 @@ def write_parquet(tmp_path, pictures):
     def write(name: str, images=None, column="image"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        dataset = datasets.Dataset.from_dict({column: images or pictures, "label": list(range(len(images or pictures)))})
+        dataset = datasets.Dataset.from_dict(
+            {column: images or pictures, "label": list(range(len(images or pictures)))}
+        )
         dataset.cast_column(column, datasets.Image()).to_parquet(path)
         return path
 

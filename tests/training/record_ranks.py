@@ -1,0 +1,39 @@
+"""Runs the training command and keeps what each process ends with: run by torchrun from `test_distributed.py`."""
+
+import os
+import sys
+
+import torch
+
+from adatok_hf.training import tokenizer
+from adatok_hf.training.reconstruction_trainer import ReconstructionTrainer
+
+
+class RecordingTrainer(ReconstructionTrainer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.batches = []
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        self.batches.append(inputs["pixel_values"])
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def train(self, *args, **kwargs):
+        codebook = self.model.quantizer.codebook.weight.clone()
+        result = super().train(*args, **kwargs)
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.ema.module.state_dict(),
+            "discriminator": self.accelerator.unwrap_model(self.discriminator).state_dict(),
+            "lecam": self.lecam.state_dict(),
+            "first_codebook": codebook,
+            "codebook_use": self.codebook_use,
+            "batches": self.batches,
+            "logged": len(self.state.log_history),
+        }
+        torch.save(state, os.path.join(self.args.output_dir, f"rank-{self.args.process_index}.pt"))
+        return result
+
+
+tokenizer.ReconstructionTrainer = RecordingTrainer
+tokenizer.main(sys.argv[1:])

@@ -1,0 +1,243 @@
+"""Stage 1 on a tiny model: what is trained, averaged, measured and revived."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from adatok_hf import AdaTokModel
+from adatok_hf.modeling.modeling_adatok import AdaTokLayer
+from adatok_hf.training import reconstruction_trainer
+from adatok_hf.training.data import ImageCollator
+
+
+METRICS = {"rows": [], "training": {"steps": 4}}
+
+
+def train_logs(trainer) -> list[dict]:
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_loss_goes_down_on_one_repeated_batch(make_trainer, pictures):
+    trainer = make_trainer(images=pictures[:4], max_steps=16, learning_rate=3e-3)
+    trainer.train()
+    losses = [entry["reconstruction"] for entry in train_logs(trainer)]
+    assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
+
+
+def test_loss_is_the_weighted_sum_of_its_logged_components(make_trainer, weights_dir):
+    trainer = make_trainer(
+        max_steps=2,
+        reconstruction_weight=0.5,
+        perceptual_weight=2.0,
+        perceptual_start=1,
+        quantization_weight=3.0,
+        adversarial_weight=0.1,
+        weights_dir=str(weights_dir),
+    )
+    trainer.train()
+    first, second = train_logs(trainer)
+    assert "perceptual" not in first and second["perceptual"] > 0
+    for entry in (first, second):
+        expected = 0.5 * entry["reconstruction"] + 3.0 * entry["quantization"] + 0.1 * entry["adversarial"]
+        expected += 2.0 * entry.get("perceptual", 0.0)
+        assert entry["loss"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_every_image_gets_a_budget_of_its_own(make_trainer, pictures):
+    trainer = make_trainer(images=pictures[:8], max_steps=3)
+    budgets = []
+    trainer.model.register_forward_hook(lambda module, args, output: budgets.append(output.budgets.tolist()))
+    trainer.train()
+    assert len(budgets) == 3 and all(len(drawn) == 4 for drawn in budgets)
+    assert any(len(set(drawn)) > 1 for drawn in budgets)
+
+
+def test_policy_stays_bit_identical(make_trainer, snapshot):
+    trainer = make_trainer(weight_decay=0.1, adversarial_weight=0.1)
+    before = snapshot(trainer.model)
+    trainer.train()
+    changed = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed and not any(name.startswith("policy") for name in changed)
+    averaged = trainer.ema.module.state_dict()
+    assert all(torch.equal(averaged[name], before[name]) for name in before if name.startswith("policy"))
+
+
+def test_every_head_and_the_codebook_are_trained(make_trainer, snapshot):
+    trainer = make_trainer(max_steps=6)
+    before = snapshot(trainer.model)
+    trainer.train()
+    after = trainer.model.state_dict()
+    trained = [name for name in before if "lora_B" in name or "codebook" in name]
+    assert len(trained) == 1 + 2 * 2 * 3
+    assert all(not torch.equal(before[name], after[name]) for name in trained)
+
+
+def test_average_is_exported(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.train()
+    trainer.export(str(tmp_path / "exported"), METRICS)
+    exported = AdaTokModel.from_pretrained(tmp_path / "exported").state_dict()
+    averaged = trainer.ema.module.state_dict()
+    assert exported.keys() == averaged.keys()
+    assert all(torch.equal(exported[name], averaged[name]) for name in averaged)
+    weights = dict(trainer.model.named_parameters())
+    trained = [name for name, parameter in weights.items() if parameter.requires_grad]
+    assert all(not torch.equal(exported[name], weights[name]) for name in trained if "lora_A" not in name)
+
+
+def test_average_exported_in_16_bits_loads_in_32(make_trainer, tmp_path):
+    trainer = make_trainer(export_half_precision=True)
+    trainer.train()
+    trainer.export(str(tmp_path / "exported"), METRICS)
+    stored = load_file(tmp_path / "exported" / "model.safetensors")
+    assert stored["encoder.latent_tokens"].dtype == torch.float16
+    exported, averaged = AdaTokModel.from_pretrained(tmp_path / "exported"), trainer.ema.module
+    assert exported.dtype == averaged.dtype == torch.float32
+    for name, tensor in exported.state_dict().items():
+        assert torch.equal(tensor, averaged.state_dict()[name].half().to(tensor.dtype)), name
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.2, 0.999])
+def test_average_follows_its_law(make_trainer, watch, ema_decay):
+    trainer = make_trainer(ema_decay=ema_decay, max_steps=3)
+    name = "encoder.latent_tokens"
+    weights = watch(trainer, lambda: trainer.model.state_dict()[name].clone())
+    trainer.train()
+    expected = weights[0]
+    for averaged, weight in enumerate(weights[1:], start=1):
+        decay = min(ema_decay, (1 + averaged) / (10 + averaged))
+        expected = decay * expected + (1 - decay) * weight
+    torch.testing.assert_close(trainer.ema.module.state_dict()[name], expected)
+
+
+def test_latent_norm_of_the_average_is_that_of_the_model(make_trainer):
+    trainer = make_trainer()
+    trainer.train()
+    averaged, model = trainer.ema.module.quantizer.latent_norm, trainer.model.quantizer.latent_norm
+    assert torch.equal(averaged.running_mean, model.running_mean)
+    assert not torch.equal(model.running_mean, torch.zeros_like(model.running_mean))
+
+
+def test_latent_norm_statistics_freeze_at_their_step(make_trainer, watch):
+    trainer = make_trainer(freeze_latent_norm_step=2)
+    means = watch(trainer, lambda: trainer.model.quantizer.latent_norm.running_mean.clone())
+    trainer.train()
+    assert not torch.equal(means[0], means[1])
+    assert torch.equal(means[1], means[2]) and torch.equal(means[1], means[3])
+
+
+def test_metrics_at_every_candidate_budget_are_logged(make_trainer, weights_dir):
+    trainer = make_trainer(
+        eval_strategy="steps", eval_steps=2, perceptual_weight=1.0, perceptual_start=99, weights_dir=str(weights_dir)
+    )
+    trainer.train()
+    names = {f"eval_{metric}_{budget}" for metric in ("psnr", "lpips") for budget in (4, 8, 16)}
+    entries = [entry for entry in trainer.state.log_history if "eval_psnr_4" in entry]
+    assert [entry["step"] for entry in entries] == [2, 4]
+    assert all(names | {"eval_codebook_use"} <= entry.keys() for entry in entries)
+
+
+def test_metrics_are_those_of_the_averaged_weights(make_trainer, pictures, processor):
+    trainer = make_trainer()
+    trainer.train()
+    metrics = trainer.evaluate(metric_key_prefix="test")
+    model = trainer.ema.module
+    pixel_values = processor(pictures[:6], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        codes = model.encode(pixel_values, budgets=16).image_codes
+        pixels = model.decode(codes, budgets=8).pixel_values.clamp(-1, 1)
+    errors = ((pixels - pixel_values) / 2).square().mean(dim=(1, 2, 3))  # the signal's range becomes 1
+    assert metrics["test_psnr_8"] == pytest.approx((-10 * errors.log10()).mean().item(), abs=1e-3)
+    assert metrics["test_codebook_use"] == pytest.approx(len(codes.unique()) / 64)
+    assert not any("lpips" in name for name in metrics)
+
+
+def test_grid_shows_originals_and_every_candidate_budget(make_trainer, pictures, processor):
+    trainer = make_trainer(max_steps=2, grid_images=5)
+    trainer.train()
+    trainer.evaluate()
+    (path,) = (Path(trainer.args.output_dir) / "grids").iterdir()
+    assert path.name == "step-0000002.png"
+    sheet = np.asarray(Image.open(path))
+    assert sheet.shape == (5 * 32, 4 * 32, 3)
+    originals = processor.post_process(processor(pictures[:5], return_tensors="pt")["pixel_values"])
+    assert (sheet[:, :32] == np.concatenate([np.asarray(image) for image in originals])).all()
+    assert (sheet[:, 32:64] != sheet[:, 96:]).any()
+
+
+def test_images_are_mirrored_half_of_the_time(make_trainer, pictures, processor):
+    trainer = make_trainer(images=pictures[:4], max_steps=8)
+    seen = []
+    trainer.model.register_forward_pre_hook(
+        lambda module, args, inputs: seen.extend(inputs["pixel_values"].clone()), with_kwargs=True
+    )
+    trainer.train()
+    originals = processor(pictures[:4], return_tensors="pt")["pixel_values"]
+    plain = sum(any(torch.equal(image, original) for original in originals) for image in seen)
+    mirrored = sum(any(torch.equal(image, original.flip(-1)) for original in originals) for image in seen)
+    assert plain + mirrored == len(seen) == 32 and plain > 4 and mirrored > 4
+
+
+def test_gradient_accumulation_equals_the_larger_batch(make_trainer, pictures, snapshot, monkeypatch):
+    # Fixed budgets, mirror images and frozen statistics leave nothing that depends on how the batch is cut.
+    monkeypatch.setattr(reconstruction_trainer, "draw_budgets", lambda size, *_: torch.full((size,), 8))
+    half = [np.asarray(picture.resize((16, 32))) for picture in pictures[:8]]
+    symmetric = [Image.fromarray(np.concatenate([side, side[:, ::-1]], axis=1)) for side in half]
+    states = []
+    for batch_size, accumulation in ((4, 1), (2, 2)):
+        trainer = make_trainer(
+            images=symmetric,
+            max_steps=3,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            freeze_latent_norm_step=0,
+            optim="sgd",
+            learning_rate=0.05,
+        )
+        start = snapshot(trainer.model)
+        trainer.train()
+        states.append(snapshot(trainer.model))
+    assert not torch.allclose(start["encoder.latent_tokens"], states[0]["encoder.latent_tokens"], atol=1e-4)
+    for name in start:
+        torch.testing.assert_close(states[0][name], states[1][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_gradient_checkpointing_recomputes_and_changes_nothing(make_trainer, snapshot):
+    states, calls = [], []
+    for gradient_checkpointing in (False, True):
+        trainer = make_trainer(max_steps=2, gradient_checkpointing=gradient_checkpointing)
+        layers = [module for module in trainer.model.modules() if isinstance(module, AdaTokLayer)]
+        calls.append([])
+        for layer in layers:  # inside the layer, where the recomputation passes
+            layer.attention.register_forward_hook(lambda *_, count=calls[-1]: count.append(1))
+        trainer.train()
+        states.append(snapshot(trainer.model))
+    assert len(calls[1]) == 2 * len(calls[0])
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name], states[1][name], msg=name)
+
+
+def test_bfloat16_autocast_runs_on_the_cpu(make_trainer, weights_dir):
+    trainer = make_trainer(
+        max_steps=3, bf16=True, perceptual_weight=1.0, adversarial_weight=0.1, weights_dir=str(weights_dir)
+    )
+    dtypes = set()
+    trainer.model.encoder.layers[0].mlp.fc1.register_forward_hook(
+        lambda module, args, output: dtypes.add(output.dtype)
+    )
+    trainer.train()
+    assert dtypes == {torch.bfloat16}
+    assert all(np.isfinite(entry["loss"]) for entry in train_logs(trainer))
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
+    assert trainer.evaluate()["eval_psnr_16"] > 0
+
+
+def test_compute_loss_hands_back_outputs_on_request(make_trainer, pictures, processor):
+    trainer = make_trainer()
+    batch = ImageCollator(processor)([{"image": image} for image in pictures[:4]])
+    loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    assert loss.ndim == 0 and outputs.image_codes.shape == (4, 16)

@@ -1,0 +1,148 @@
+"""Stage 1 from a recipe to a folder that loads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModel
+
+from adatok_hf.training import tokenizer
+
+
+RECIPE = {
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "num_latent_tokens": 16,
+    "codebook_size": 64,
+    "codebook_dim": 8,
+    "budgets": [4, 8, 16],
+    "lora_rank": 2,
+    "lora_alpha": 2,
+    "attn_implementation": "eager",
+    "use_cpu": True,
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 4,
+    "max_steps": 3,
+    "learning_rate": "1e-3",
+    "perceptual_weight": 0.0,
+    "adversarial_weight": 0.1,
+    "revive_steps": 2,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture
+def recipe(tmp_path, write_pictures) -> str:
+    """A recipe file that trains on ten pictures and evaluates on five."""
+    write_pictures(tmp_path / "train", 10)
+    write_pictures(tmp_path / "validation", 5)
+    values = {
+        **RECIPE,
+        "output_dir": str(tmp_path / "out"),
+        "train_data": str(tmp_path / "train"),
+        "eval_data": str(tmp_path / "validation"),
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+@pytest.fixture
+def run(recipe, capsys):
+    """Runs the command with overrides, gives the metrics that it prints as the last line."""
+
+    def run_command(*overrides: str) -> dict[str, float]:
+        tokenizer.main(["--recipe", recipe, *overrides])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run_command
+
+
+def test_exported_folder_loads_and_measures_the_same(run, tmp_path):
+    metrics = run()
+    assert {f"eval_psnr_{budget}" for budget in (4, 8, 16)} < metrics.keys()
+    out = tmp_path / "out"
+    model, loading = AutoModel.from_pretrained(out, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"] and not loading["mismatched_keys"]
+    assert model.config.budgets == [4, 8, 16] and not model.config.is_policy_trained
+    processor = AutoImageProcessor.from_pretrained(out)
+    assert processor.crop_size["height"] == 32 and processor.size["shortest_edge"] == 32
+    facts = json.loads((out / "metrics.json").read_text())
+    assert [row["budget"] for row in facts["rows"]] == [4, 8, 16]
+    assert [row["psnr"] for row in facts["rows"]] == [metrics[f"eval_psnr_{budget}"] for budget in (4, 8, 16)]
+    assert facts["training"]["training images"] == 10 and facts["training"]["images seen"] == 12
+    assert not list(out.glob("tmp*"))
+
+    again = run(
+        *("--do_train", "false", "--init_from", str(out), "--output_dir", str(tmp_path / "evaluation")),
+        *("--train_data", ""),
+    )
+    assert again == pytest.approx(metrics, abs=1e-4)
+    assert not (tmp_path / "evaluation" / "model.safetensors").exists()
+
+
+def test_cut_off_run_is_resumed_from_its_last_checkpoint(run, tmp_path):
+    out = tmp_path / "out"
+    run("--max_steps", "2")
+    run("--max_steps", "4")
+    state = json.loads((out / "checkpoint-4" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3, 4]
+    (out / "checkpoint-4" / "trainer_state.json").touch()
+    exported = (out / "model.safetensors").stat().st_mtime_ns
+    run("--max_steps", "4")  # finished: trains nothing more and exports again
+    assert (out / "model.safetensors").stat().st_mtime_ns != exported
+
+
+def test_training_from_a_checkpoint_starts_with_its_weights(run, tmp_path):
+    run()
+    start = load_file(tmp_path / "out" / "model.safetensors")
+    further = tmp_path / "further"
+    run("--init_from", str(tmp_path / "out"), "--output_dir", str(further), "--learning_rate", "0", "--revive_steps=0")
+    end = load_file(further / "model.safetensors")
+    assert start.keys() == end.keys()
+    statistics = [name for name in start if "latent_norm" in name]
+    assert len(statistics) == 3
+    assert all(torch.equal(start[name], end[name]) for name in start if name not in statistics)
+
+
+def test_no_evaluation_data_gives_no_metrics(run, recipe, tmp_path):
+    values = yaml.safe_load(Path(recipe).read_text())
+    del values["eval_data"]
+    Path(recipe).write_text(yaml.safe_dump(values))
+    assert run("--max_steps", "1") == {}
+    assert AutoModel.from_pretrained(tmp_path / "out").config.num_latent_tokens == 16
+
+
+def test_checkpoint_with_another_architecture_is_refused(run, tmp_path, tiny_checkpoint, one_sentence):
+    with one_sentence(str(tiny_checkpoint), "hidden_size=32", "48"):
+        run("--init_from", str(tiny_checkpoint), "--hidden_size", "48")
+
+
+def test_impossible_architecture_is_refused(run, one_sentence):
+    with one_sentence("[4, 8]"):
+        run("--budgets", "4", "8")
+
+
+def test_no_training_data(run, one_sentence):
+    with one_sentence("--train_data"):
+        run("--train_data", "")
+
+
+def test_missing_training_data(run, tmp_path, one_sentence):
+    with one_sentence(str(tmp_path / "nowhere.parquet")):
+        run("--train_data", str(tmp_path / "nowhere.parquet"))
+
+
+def test_missing_lpips_weights(run, tmp_path, one_sentence):
+    with one_sentence(str(tmp_path / "train")):
+        run("--perceptual_weight", "1", "--weights_dir", str(tmp_path / "train"))
