@@ -78,6 +78,9 @@ class ReconstructionTrainingArguments(TrainingArguments):
     )
     revive_steps: int = field(default=100, metadata={"help": "Revive unused codes every so many steps; 0 never."})
     revive_until: float = field(default=0.6, metadata={"help": "Share of training after which none is revived."})
+    revive_latents_steps: list[int] = field(
+        default_factory=list, metadata={"help": "Steps after which latent tokens without influence are restarted."}
+    )
     freeze_latent_norm_step: int | None = field(
         default=None, metadata={"help": "Step from which the latents are normalised by fixed statistics."}
     )

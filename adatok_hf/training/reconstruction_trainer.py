@@ -12,14 +12,18 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
+from transformers.utils import logging
 
 from ..model_card import model_card
 from ..modeling import AdaTokModel
 from ..perceptual import load_lpips
 from .arguments import ReconstructionTrainingArguments
 from .discriminator import PatchDiscriminator
+from .latent_revival import revive_latents
 from .losses import LeCamRegularizer, draw_budgets, hinge_discriminator_loss, shift_together
 
+
+logger = logging.get_logger(__name__)
 
 STATE_NAME = "reconstruction_state.pt"
 
@@ -84,11 +88,14 @@ class ReconstructionTrainer(Trainer):
         if args.freeze_latent_norm_step is not None and step >= args.freeze_latent_norm_step:
             self.model.quantizer.latent_norm.eval()
         pixel_values = inputs["pixel_values"]
-        mirrored = torch.rand(len(pixel_values)) < 0.5
+        batch_size, rank = len(pixel_values), args.process_index
+        # Every process has the same random state: drawing for all of them and taking its part, each has its own.
+        mirrored = (torch.rand(args.world_size, batch_size) < 0.5)[rank]
         pixel_values = torch.where(
             mirrored.to(pixel_values.device)[:, None, None, None], pixel_values.flip(-1), pixel_values
         )
-        budgets = draw_budgets(len(pixel_values), self.model.config.budgets, pixel_values.device)
+        budgets = draw_budgets(args.world_size * batch_size, self.model.config.budgets, pixel_values.device)
+        budgets = budgets.view(args.world_size, batch_size)[rank]
         outputs = model(pixel_values=pixel_values, budgets=budgets, return_loss=True)
         reconstruction = outputs.pixel_values.float()
         components = {
@@ -146,7 +153,10 @@ class ReconstructionTrainer(Trainer):
             self._components.setdefault(name, []).append(value.detach())
 
     def _after_optimizer_step(self):
-        self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
+        model = self.accelerator.unwrap_model(self.model)
+        for statistic in (model.quantizer.latent_norm.running_mean, model.quantizer.latent_norm.running_var):
+            statistic.copy_(self.accelerator.reduce(statistic, "mean"))
+        self.ema.update_parameters(model)
         step, args = self.state.global_step, self.args
         if args.revive_steps and step % args.revive_steps == 0:
             counts = self.accelerator.reduce(self.code_counts)
@@ -154,6 +164,11 @@ class ReconstructionTrainer(Trainer):
             self.code_counts.zero_()
             if step <= args.revive_until * self.state.max_steps:
                 self._revive_dead_codes(counts)
+
+        if step in args.revive_latents_steps:
+            logger.info(
+                f"Step {step}: {revive_latents(model, self._images[0])} latent tokens without influence restarted"
+            )
 
     @torch.no_grad()
     def _revive_dead_codes(self, counts: torch.Tensor):
@@ -231,6 +246,7 @@ class ReconstructionTrainer(Trainer):
             metrics (`dict`): See [`~adatok_hf.model_card.model_card`].
         """
         output_dir = Path(output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output_dir) as folder:
             weights = self.ema.module.state_dict()
             if self.args.export_half_precision:
@@ -259,7 +275,7 @@ class ReconstructionTrainer(Trainer):
             raise ValueError(
                 f"{checkpoint} has no {STATE_NAME}, so it cannot be resumed; name a checkpoint of this trainer."
             )
-        state = torch.load(path, map_location=self.args.device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         self.ema.load_state_dict(state["ema"])
         self.lecam.load_state_dict(state["lecam"])
         self.code_counts.copy_(state["code_counts"])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -125,7 +126,9 @@ def main(argv: Sequence[str] | None = None):
     parser.add_argument("--recipe", required=True, help="Name of a shipped recipe, or path of a YAML file.")
     known, overrides = parser.parse_known_args(argv)
     parsed = parse_recipe(known.recipe, overrides, [ModelArguments, DataArguments, ReconstructionTrainingArguments])
-    print(json.dumps(train(*parsed)))
+    metrics = train(*parsed)
+    if PartialState().is_main_process:
+        print(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def pictures() -> list[Image.Image]:
     return [draw_picture(seed) for seed in range(10)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_pictures():
     """Writes so many PNG files into a folder and gives the folder."""
 

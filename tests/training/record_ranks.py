@@ -12,7 +12,8 @@ from adatok_hf.training.reconstruction_trainer import ReconstructionTrainer
 class RecordingTrainer(ReconstructionTrainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.batches = []
+        self.batches, self.budgets = [], []
+        self.model.register_forward_hook(lambda module, args, output: self.budgets.append(output.budgets))
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         self.batches.append(inputs["pixel_values"])
@@ -29,7 +30,7 @@ class RecordingTrainer(ReconstructionTrainer):
             "first_codebook": codebook,
             "codebook_use": self.codebook_use,
             "batches": self.batches,
-            "logged": len(self.state.log_history),
+            "budgets": self.budgets,
         }
         torch.save(state, os.path.join(self.args.output_dir, f"rank-{self.args.process_index}.pt"))
         return result

@@ -1,11 +1,11 @@
 """Two processes train one model."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,11 +13,98 @@ import yaml
 from safetensors.torch import load_file
 from test_tokenizer_command import RECIPE
 
-from adatok_hf.training.data import ImageCollator, load_image_dataset
-from adatok_hf.training.reconstruction_trainer import ReconstructionTrainer  # noqa: F401
+from adatok_hf.training import tokenizer
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    """What each of two processes ends with after three steps, and what they print."""
+def run(tmp_path_factory, write_pictures) -> tuple[Path, str]:
+    """Folder and printed lines of three steps in two processes."""
     folder = tmp_path_factory.mktemp("distributed")
+    values = {
+        **RECIPE,
+        "per_device_train_batch_size": 2,
+        "revive_until": 1.0,
+        "save_strategy": "no",
+        "output_dir": str(folder / "out"),
+        "train_data": str(write_pictures(folder / "train", 10)),
+        "eval_data": str(write_pictures(folder / "validation", 5)),  # one picture more than both take at once
+        "per_device_eval_batch_size": 2,
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    worker = Path(__file__).with_name("record_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), str(worker)]
+    process = subprocess.run(
+        [*command, "--recipe", str(folder / "recipe.yaml"), "--ddp_backend", "gloo"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return folder, process.stdout
+
+
+@pytest.fixture(scope="module")
+def ranks(run) -> list[dict]:
+    """What the two processes end with."""
+    return [torch.load(run[0] / "out" / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def differing(one: dict, other: dict) -> list[str]:
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def test_each_process_sees_other_images(ranks):
+    first, second = (torch.cat(rank["batches"]) for rank in ranks)
+    assert len(first) == len(second) == 6
+    assert not any(torch.equal(image, other) for image in ranks[0]["batches"][0] for other in ranks[1]["batches"][0])
+
+
+def test_each_process_draws_budgets_of_its_own(ranks):
+    first, second = (torch.cat(rank["budgets"]) for rank in ranks)
+    assert len(first) == len(second) == 6 and not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("part", ["model", "average", "discriminator", "lecam"])
+def test_both_processes_end_with_the_same_state(ranks, part):
+    assert differing(ranks[0][part], ranks[1][part]) == []
+
+
+def test_revived_codes_are_the_same_in_both_processes(ranks):
+    books = [rank["model"]["quantizer.codebook.weight"] for rank in ranks]
+    assert torch.equal(ranks[0]["first_codebook"], ranks[1]["first_codebook"])
+    # Used codes move by their gradients; that every single one has moved is the revival's doing.
+    assert (books[0] != ranks[0]["first_codebook"]).any(dim=1).all()
+    assert torch.equal(*books)
+    assert 0 < ranks[0]["codebook_use"] == ranks[1]["codebook_use"] < 1
+
+
+def test_exported_weights_are_the_average_of_both_processes(run, ranks):
+    exported = load_file(run[0] / "out" / "model.safetensors")
+    assert differing(exported, ranks[0]["average"]) == []
+    assert differing(exported, ranks[1]["average"]) == []
+
+
+def test_steps_and_metrics_are_printed_once(run):
+    assert run[1].count("{'loss'") == 3
+    assert run[1].count('"eval_psnr_16"') == 1
+
+
+def test_metrics_are_those_of_one_process(run, capsys):
+    folder, printed = run
+    tokenizer.main(
+        ["--recipe", str(folder / "recipe.yaml"), "--do_train", "false", "--init_from", str(folder / "out")]
+        + ["--output_dir", str(folder / "evaluation")]
+    )
+    alone = json.loads(capsys.readouterr().out.splitlines()[-1])
+    together = next(json.loads(line) for line in printed.splitlines() if '"eval_psnr_16"' in line)
+    for name in ("eval_psnr_4", "eval_psnr_8", "eval_psnr_16", "eval_codebook_use"):
+        assert together[name] == pytest.approx(alone[name], abs=1e-4), name

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from adatok_hf.training.latent_revival import latent_influence, revive_latents
+
 
 @pytest.fixture
 def make_still_trainer(make_trainer, tiny_config, pictures):
-    """A trainer that learns nothing, with a codebook so large that most codes are dead; records the model's outputs."""
+    """A trainer that learns nothing, with so many codes that most are dead, and the list of the model's outputs."""
 
     def make(**arguments):
         tiny_config.codebook_size = 512
@@ -41,9 +43,8 @@ def test_dead_codes_move_onto_latents_and_used_ones_stay(make_still_trainer):
 def test_a_code_that_lies_beyond_every_budget_counts_as_dead(make_still_trainer):
     trainer, outputs = make_still_trainer(max_steps=2, revive_until=1.0)
     before = codebook(trainer)
-    codes = trainer.model.quantizer
     full = []
-    codes.register_forward_hook(lambda module, args, output: full.append(output[2]))
+    trainer.model.quantizer.register_forward_hook(lambda module, args, output: full.append(output[2]))
     trainer.train()
     kept = torch.cat([output.image_codes[output.code_mask] for output in outputs]).unique()
     dropped = [code for code in torch.cat(full).unique().tolist() if code not in set(kept.tolist())]
@@ -78,3 +79,29 @@ def test_zero_revive_steps_revive_nothing(make_trainer, tiny_config):
     before = codebook(trainer)
     trainer.train()
     assert torch.equal(codebook(trainer), before)
+
+
+def test_latent_tokens_without_influence_restart_as_copies_of_those_with_most(tiny_model):
+    tiny_model.train()
+    norm = tiny_model.quantizer.latent_norm
+    with torch.no_grad():
+        means = norm.running_mean.view(16, -1)
+        means[12:] = 1e4  # drowns what these tokens see of the image: their codes are always the same
+        tokens = tiny_model.encoder.latent_tokens.clone()
+    pixel_values = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    tiny_model.eval()
+    codes = tiny_model.encode(pixel_values, budgets=16).image_codes
+    before = latent_influence(tiny_model, codes)
+    assert (before[12:] == 0).all() and (before[:12] > 0).any()
+    tiny_model.train()
+
+    assert revive_latents(tiny_model, pixel_values, threshold=1e-6, noise=0.1) >= 4
+
+    assert tiny_model.training
+    assert torch.equal(tiny_model.encoder.latent_tokens[0, before.argmax()], tokens[0, before.argmax()])
+    assert (norm.running_mean.view(16, -1)[12:].abs() < 1e3).all()
+    source = tokens[0, before.argmax()]
+    distances = (tiny_model.encoder.latent_tokens[0, 12:] - source).std(dim=-1)
+    assert (distances.min() < 0.3 * source.std()) and (distances > 0).all()
+    after = latent_influence(tiny_model.eval(), tiny_model.encode(pixel_values, budgets=16).image_codes)
+    assert (after[12:] > 0).any()

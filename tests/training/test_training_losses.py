@@ -53,8 +53,9 @@ def test_lecam_by_hand():
     assert lecam(torch.tensor([1.0, 3.0]), torch.tensor([-1.0, -3.0])).item() == pytest.approx(2.2**2 + 2.2**2)
     assert lecam.real_average.item() == pytest.approx(0.2)
     assert lecam.fake_average.item() == pytest.approx(-0.2)
-    # The averages become 0.28 and -0.28, and only the real side stands above the opposite one.
+    # The averages become 0.28 and -0.28.
     assert lecam(torch.tensor([1.0]), torch.tensor([-1.0])).item() == pytest.approx(1.28**2 + 1.28**2)
+    # Real logits below the fakes' average, and fakes above that of the real ones, cost nothing.
     assert lecam(torch.tensor([-5.0]), torch.tensor([5.0])).item() == pytest.approx(0.0)
 
 
