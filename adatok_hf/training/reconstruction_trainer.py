@@ -12,7 +12,6 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
-from transformers.utils import logging
 
 from ..model_card import model_card
 from ..modeling import AdaTokModel
@@ -22,8 +21,6 @@ from .discriminator import PatchDiscriminator
 from .latent_revival import revive_latents
 from .losses import LeCamRegularizer, draw_budgets, hinge_discriminator_loss, shift_together
 
-
-logger = logging.get_logger(__name__)
 
 STATE_NAME = "reconstruction_state.pt"
 
@@ -164,11 +161,8 @@ class ReconstructionTrainer(Trainer):
             self.code_counts.zero_()
             if step <= args.revive_until * self.state.max_steps:
                 self._revive_dead_codes(counts)
-
         if step in args.revive_latents_steps:
-            logger.info(
-                f"Step {step}: {revive_latents(model, self._images[0])} latent tokens without influence restarted"
-            )
+            self.log({"revived_latents": revive_latents(model, self._images[0])})
 
     @torch.no_grad()
     def _revive_dead_codes(self, counts: torch.Tensor):
