@@ -356,7 +356,8 @@ class AdaTokPreTrainedModel(PreTrainedModel):
         """
         if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
-            init.zeros_(module.bias) if module.bias is not None else None
+            if module.bias is not None:
+                init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
         else:

@@ -105,3 +105,9 @@ def test_latent_tokens_without_influence_restart_as_copies_of_those_with_most(ti
     assert (distances.min() < 0.3 * source.std()) and (distances > 0).all()
     after = latent_influence(tiny_model.eval(), tiny_model.encode(pixel_values, budgets=16).image_codes)
     assert (after[12:] > 0).any()
+
+
+def test_the_trainer_restarts_latent_tokens_after_the_steps_it_is_told(make_trainer, pictures):
+    trainer = make_trainer(images=pictures[:4], max_steps=3, revive_latents_steps=[2])
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "revived_latents" in entry] == [2]
