@@ -1,7 +1,7 @@
 """Checkpoints from a folder or the Hub, and to the Hub, with every failure said in one sentence."""
 
 import json
-import shutil
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,9 +121,12 @@ def push(
         if metrics:
             (folder / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         if (source / CARD_NAME).is_file() and not renew_card:
-            shutil.copyfile(source / CARD_NAME, folder / CARD_NAME)
+            card = (source / CARD_NAME).read_text(encoding="utf-8")
+            # A card written where the model was trained names its folder; the snippet must load from the repository.
+            card = re.sub(r'from_pretrained\("[^"/]+"', f'from_pretrained("{repo_id}"', card)
         else:
-            (folder / CARD_NAME).write_text(model_card(model.config, repo_id, metrics), encoding="utf-8")
+            card = model_card(model.config, repo_id, metrics)
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)

@@ -273,6 +273,17 @@ def test_push_keeps_the_card_of_the_folder_unless_told(author, hub, repo_id, tin
     assert "## Budgets" in hub.files(repo_id)["README.md"].decode()
 
 
+def test_the_snippet_of_a_card_from_training_loads_from_the_repository(
+    author, hub, repo_id, tiny_checkpoint, tiny_config
+):
+    card = model_card(tiny_config, tiny_checkpoint.name, license="cc-by-nc-4.0")
+    (tiny_checkpoint / "README.md").write_text(card, encoding="utf-8")
+    push(author, tiny_checkpoint, repo_id)
+    pushed = hub.files(repo_id)["README.md"].decode()
+    assert pushed.count(f'from_pretrained("{repo_id}", trust_remote_code=True)') == 2
+    assert f'"{tiny_checkpoint.name}"' not in pushed and "cc-by-nc-4.0" in pushed
+
+
 def test_card_says_what_was_not_measured(tiny_config):
     card = model_card(tiny_config, "someone/adatok")
     assert "## Quality\n\nNot measured." in card and "## Training\n\nNot recorded." in card
