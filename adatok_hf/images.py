@@ -1,18 +1,16 @@
 """Finding and reading image files, with one clear sentence for every file that is no good."""
 
-import struct
 import warnings
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
 
+from .modeling.image_processing_adatok import DAMAGE
+
 
 MAX_PIXELS = 100_000_000
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-# What the decoders of PIL raise on damaged files, beside UnidentifiedImageError, which is an OSError.
-DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
 
 
 class ImageFileError(ValueError):

@@ -151,8 +151,10 @@ class ReconstructionTrainer(Trainer):
 
     def _after_optimizer_step(self):
         model = self.accelerator.unwrap_model(self.model)
-        for statistic in (model.quantizer.latent_norm.running_mean, model.quantizer.latent_norm.running_var):
-            statistic.copy_(self.accelerator.reduce(statistic, "mean"))
+        latent_norm = model.quantizer.latent_norm
+        if latent_norm.training:  # fixed statistics are alike in all processes already
+            for statistic in (latent_norm.running_mean, latent_norm.running_var):
+                statistic.copy_(self.accelerator.reduce(statistic, "mean"))
         self.ema.update_parameters(model)
         step, args = self.state.global_step, self.args
         if args.revive_steps and step % args.revive_steps == 0:

@@ -108,7 +108,7 @@ def training_facts(trainer: ReconstructionTrainer, data_arguments: DataArguments
         "adversarial loss": f"weight {arguments.adversarial_weight}" if trainer.discriminator is not None else "none",
     }
     if trainer.eval_dataset is not None:
-        facts["quality measured on"] = f"{len(trainer.eval_dataset)} images that were not trained on"
+        facts["quality measured on"] = f"{len(trainer.eval_dataset)} images of the evaluation data"
         facts["LPIPS above"] = f"backbone {arguments.eval_perceptual_net}"
     return facts
 
