@@ -31,6 +31,9 @@ ModelOption = Annotated[
     str | None,
     typer.Option(metavar="PATH_OR_REPO", help="Folder or Hub id of the model; the embedded one if not given."),
 ]
+WeightsOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder with the LPIPS weights; else ADATOK_WEIGHTS_DIR.")
+]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the GPU, if any, if not given.")]
 
 
@@ -58,15 +61,11 @@ def reconstruct_command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where grid.png and results.json go.")] = Path(
         "reconstructions"
     ),
-    weights_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with the LPIPS weights; else ADATOK_WEIGHTS_DIR.")
-    ] = None,
+    weights_dir: WeightsOption = None,
     lpips: Annotated[bool, typer.Option("--lpips", help="Measure LPIPS even if its network must be fetched.")] = False,
     device: DeviceOption = None,
 ):
     """Encode and decode pictures, and show what each budget costs and keeps."""
-    from dataclasses import asdict
-
     from .codes_file import whole_file
     from .reconstruction import draw_grid, format_table, mean_results, measure, reconstruct
 
@@ -86,7 +85,7 @@ def reconstruct_command(
     means = mean_results(results, by_budget=budgets is not None)
     with whole_file(out / "grid.png") as path:
         draw_grid(rows).save(path)
-    report = {"model": model_id, "rows": [asdict(r) for r in results], "means": [asdict(r) for r in means]}
+    report = {"model": model_id, "rows": [r.to_dict() for r in results], "means": [r.to_dict() for r in means]}
     with whole_file(out / "results.json") as path:
         path.write_text(json.dumps(_finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     typer.echo(format_table(results + means))
@@ -102,7 +101,10 @@ def encode(
     images: ImagesArgument,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The codes file: .safetensors or .parquet.")],
     budget: Annotated[str, typer.Option(metavar="auto|N", help="The policy's choice, or one for all.")] = "auto",
-    cost_bias: Annotated[float, typer.Option(help="Shifts the policy: positive is cheaper, negative finer.")] = 0.0,
+    cost_bias: Annotated[
+        float | None,
+        typer.Option(help="Shifts the policy: positive is cheaper, negative finer; the model's own if not given."),
+    ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
 ):
@@ -115,7 +117,7 @@ def encode(
     check_codes_path(out)
     if out.is_dir():
         raise ValueError(f"--out must name a file; {out} is a folder.")
-    if not math.isfinite(cost_bias):
+    if cost_bias is not None and not math.isfinite(cost_bias):
         raise ValueError(f"--cost-bias must be a finite number; got {cost_bias}.")
     prepare_folder(out.parent)
     network, model_id, processor = _load_model(model, device)
@@ -222,6 +224,76 @@ def bench(
     typer.echo(line)
 
 
+@app.command(name="reward-table")
+def reward_table(
+    data: Annotated[str, typer.Option(help="Image folder, parquet files or Hub dataset.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the table goes; an unfinished one is continued.")],
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
+    budget: Annotated[str, typer.Option(metavar="all|N,N...", help="All candidates, or budgets.")] = "all",
+    max_images: Annotated[
+        int | None, typer.Option(min=1, help="How many images, evenly spread; all if not given.")
+    ] = None,
+    model: ModelOption = None,
+    weights_dir: WeightsOption = None,
+    device: DeviceOption = None,
+):
+    """Measure every image at every budget, once: what training and judging a policy needs."""
+    from .allocation.reward_table import RewardTable, build_reward_table
+    from .perceptual import load_lpips
+    from .training.data import load_image_dataset
+
+    prepare_folder(out)
+    network, model_id, processor = _load_model(model, device)
+    budgets = parse_budgets(budget, network.config)
+    if budgets is None:
+        raise ValueError("--budget must be all, or budgets with commas between them; the policy plays no part here.")
+    lpips = load_lpips("alex", weights_dir).to(network.device)
+    dataset = load_image_dataset(data, split, max_images)
+    build_reward_table(
+        network, processor, dataset, lpips, out, budgets=budgets, model_name=model_id, data_name=f"{data} ({split})"
+    )
+    table = RewardTable.load(out)
+    typer.echo(f"{len(table)} images at {len(table.budgets)} budgets written to {out}")
+
+
+@app.command()
+def calibrate(
+    mean_budget: Annotated[float, typer.Option(help="The wanted mean budget, in codes per image.")],
+    data: Annotated[str, typer.Option(help="Image folder, parquet files or Hub dataset.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the calibrated copy of the model goes.")],
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
+    max_images: Annotated[
+        int | None, typer.Option(min=1, help="How many images, evenly spread; all if not given.")
+    ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+):
+    """Make a copy of a model whose policy spends a wanted mean budget, measured on calibration images."""
+    from . import default_checkpoint
+    from .allocation.calibrate import check_empty, save_calibrated, score_images
+    from .allocation.calibration import calibrate_cost_bias, check_mean_budget, choose_columns
+    from .hub import find_folder
+    from .training.data import load_image_dataset
+
+    check_empty(out)
+    prepare_folder(out.absolute().parent)
+    network, model_id, processor = _load_model(model, device)
+    candidates = network.config.budgets
+    if not network.config.is_policy_trained:
+        raise ValueError(f"The policy of {model_id} has not been trained; train it first: adatok train policy.")
+    check_mean_budget(mean_budget, candidates)
+    logits = score_images(network, processor, load_image_dataset(data, split, max_images))
+    cost_bias = calibrate_cost_bias(logits, candidates, mean_budget)
+    save_calibrated(find_folder(model or default_checkpoint()), out, network, processor, cost_bias)
+    counts = choose_columns(logits, candidates, cost_bias).bincount(minlength=len(candidates)).tolist()
+    mean = sum(budget * count for budget, count in zip(candidates, counts)) / len(logits)
+    histogram = ", ".join(f"{budget}: {count}" for budget, count in zip(candidates, counts))
+    typer.echo(
+        f"{len(logits)} images, cost bias {cost_bias:.4g}, mean budget {mean:.2f} (images per budget {histogram}), "
+        f"written to {out}"
+    )
+
+
 @train_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def tokenizer(
     context: typer.Context,
@@ -230,6 +302,18 @@ def tokenizer(
 ):
     """Train the tokenizer (stage 1). Any further `--key value` overrides the recipe."""
     from .training.tokenizer import main as train
+
+    train(["--recipe", recipe, *(["--train_data", data] if data is not None else []), *context.args])
+
+
+@train_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def policy(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Option(metavar="NAME_OR_PATH", help="A recipe of the package, or a YAML file.")],
+    data: Annotated[str | None, typer.Option(help="Images to make the reward table of, if it is not there.")] = None,
+):
+    """Train the policy that chooses budgets (stage 2). Any further `--key value` overrides the recipe."""
+    from .training.policy import main as train
 
     train(["--recipe", recipe, *(["--train_data", data] if data is not None else []), *context.args])
 

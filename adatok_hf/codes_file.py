@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,10 +33,25 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path` to fill; renames it when all went well, removes it otherwise."""
+    path = Path(path).absolute()
+    temporary = path.with_name(f".adatok-{uuid.uuid4().hex}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.is_dir():
+            path.rmdir()  # refuses unless it is empty; not every system renames onto a folder
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def model_hash(model: torch.nn.Module) -> str:
     """
-    Fingerprint of everything that gives image codes their meaning: the architecture and all weights but the policy's,
-    so that a policy trained later on the same tokenizer still reads the codes.
+    Fingerprint of everything that gives image codes their meaning: the architecture and all weights but the policy's
+    and its cost bias, so that a policy trained or calibrated later on the same tokenizer still reads the codes.
 
     Args:
         model ([`AdaTokModel`]): The model.
@@ -46,7 +62,7 @@ def model_hash(model: torch.nn.Module) -> str:
     fields = {
         name: value for name, value in model.config.to_dict().items() if name in type(model.config).__annotations__
     }
-    fields = {name: value for name, value in fields.items() if "policy" not in name}
+    fields = {name: value for name, value in fields.items() if "policy" not in name and name != "cost_bias"}
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith("policy."):
@@ -282,4 +298,4 @@ def _load_parquet(path: Path) -> tuple[dict, dict]:
     return {"image_codes": codes, "budgets": torch.tensor(columns["budget"]), "original_sizes": sizes}, facts
 
 
-__all__ = ["ImageCodes", "check_codes_path", "model_hash", "whole_file"]
+__all__ = ["ImageCodes", "check_codes_path", "model_hash", "whole_file", "whole_folder"]

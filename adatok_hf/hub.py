@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from huggingface_hub.errors import HTTPError as NetworkError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
 from . import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
@@ -66,7 +68,7 @@ def load_checkpoint(
     True
 
     ```"""
-    return _load_folder(_find_folder(checkpoint, revision, token), checkpoint)
+    return _load_folder(find_folder(checkpoint, revision, token), checkpoint)
 
 
 def push(
@@ -108,7 +110,7 @@ def push(
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(f"{repo_id!r} is no repository id; it must read like namespace/name.") from error
-    source = _find_folder(checkpoint, None, token)
+    source = find_folder(checkpoint, None, token)
     model, processor = _load_folder(source, checkpoint)
     metrics = metrics or read_metrics(source)
     api = HfApi(token=token)
@@ -139,6 +141,32 @@ def push(
             delete_patterns=WEIGHT_PATTERNS,
         )
     return str(url)
+
+
+def copy_checkpoint(
+    source: str | Path,
+    folder: str | Path,
+    model: AdaTokModel,
+    processor: AdaTokImageProcessor | AdaTokImageProcessorPil,
+    config: AdaTokConfig,
+):
+    """
+    Copies a checkpoint with another configuration. Weights, card and metrics are the same byte for byte; the code
+    beside them is that of this package, since what an older checkpoint brings along may not know the configuration.
+
+    Args:
+        source (`str` or `Path`): Folder of the checkpoint.
+        folder (`str` or `Path`): Where to.
+        model ([`AdaTokModel`]): The checkpoint's model; it stays as it is.
+        processor ([`AdaTokImageProcessor`]): The checkpoint's image processor.
+        config ([`AdaTokConfig`]): For the copy.
+    """
+    files = {path for pattern in CHECKPOINT_PATTERNS for path in Path(source).glob(pattern) if path.is_file()}
+    for path in sorted(files):
+        shutil.copyfile(path, Path(folder) / path.name)
+    custom_object_save(model, folder, config=config)  # as `save_pretrained` does it, but without the weights
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def read_metrics(folder: Path) -> dict | None:
@@ -173,7 +201,8 @@ def plain_hub_errors(name: str | Path) -> Iterator[None]:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def _find_folder(checkpoint: str | Path, revision: str | None, token: str | None) -> Path:
+def find_folder(checkpoint: str | Path, revision: str | None = None, token: str | None = None) -> Path:
+    """Folder of a checkpoint, downloaded if it is a repository id; arguments and errors as [`load_checkpoint`]."""
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         return folder

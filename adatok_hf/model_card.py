@@ -78,8 +78,9 @@ def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, 
         repo_id (`str`): The repository that the snippet loads from.
         metrics (`dict`, *optional*):
             What was measured: `"rows"`, a list of `{"budget": int, "psnr": float, "lpips": float, ...}`, one per
-            candidate budget, and `"training"`, a dict of facts of which `"datasets"` may list ids on the Hub. What is
-            absent is called not measured, or not recorded.
+            candidate budget and perhaps one of `"budget": "auto"` with its `"mean_budget"`, and `"training"`, a dict
+            of facts of which `"datasets"` may list ids on the Hub. What is absent is called not measured, or not
+            recorded.
         license (`str`, *optional*, defaults to `"apache-2.0"`): Licence identifier of the Hub.
 
     Returns:
@@ -138,20 +139,27 @@ def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, 
 
 def metric_names(rows: list[dict]) -> list[str]:
     """Every metric that some row has, in order of appearance."""
-    if not all(isinstance(row, dict) and isinstance(row.get("budget"), int) for row in rows):
-        raise ValueError(f'Every row of the metrics must be like {{"budget": 32, "psnr": 20.5}}; got {rows}.')
-    return list(dict.fromkeys(name for row in rows for name in row if name != "budget"))
+    for row in rows:
+        if not isinstance(row, dict) or not (isinstance(row.get("budget"), int) or row.get("budget") == "auto"):
+            raise ValueError(f'Every row of the metrics must be like {{"budget": 32, "psnr": 20.5}}; got {rows}.')
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if name not in ("budget", "mean_budget")]
 
 
 def quality_table(rows: list[dict], names: list[str], candidates: list[int]) -> str:
-    """One line per candidate budget, measured or not, and per further budget that was measured."""
+    """One line per candidate budget, measured or not, per further budget that was measured, and for the policy."""
     if not rows:
         return "Not measured."
     measured = {row["budget"]: row for row in rows}
+    auto = measured.pop("auto", None)
     lines = [f"| {' | '.join(['Budget', *(name.upper() for name in names)])} |", "|---" * (1 + len(names)) + "|"]
     for budget in sorted({*candidates, *measured}):
         values = [measured.get(budget, {}).get(name, "not measured") for name in names]
         lines.append(f"| {' | '.join([str(budget), *map(format_fact, values)])} |")
+    if auto is not None:
+        values = [auto.get(name, "not measured") for name in names]
+        label = f"chosen by the policy, {format_fact(auto.get('mean_budget', 'unknown'))} on average"
+        lines.append(f"| {' | '.join([label, *map(format_fact, values)])} |")
     return "\n".join(lines)
 
 

@@ -1,8 +1,9 @@
 """What a reconstruction costs, how good it is, and how it looks beside its original."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,20 @@ from PIL import Image, ImageDraw, ImageFont
 MIN_CELL = 144  # pixels: a label in a readable size needs that much room
 FONT_SIZE = 15
 MARGIN = 16
+TICK_SIZE = 12  # of the numbers at the bars
 INK, GREY, HAIRLINE = (28, 28, 30), (118, 118, 124), (224, 224, 228)
+BAR, CHOSEN_BAR = (214, 214, 219), (232, 93, 36)
+
+
+class Reconstruction(NamedTuple):
+    """
+    A picture at one budget. Where the policy chose the budget, `policy` holds its probabilities of the candidate
+    budgets, in [0, 1].
+    """
+
+    budget: int
+    picture: Image.Image
+    policy: dict[int, float] | None = None
 
 
 def psnr(original: Image.Image, reconstruction: Image.Image) -> float:
@@ -75,7 +89,7 @@ def bits_per_pixel(budget: int, config) -> float:
 @torch.inference_mode()
 def reconstruct(
     model, processor, pixel_values: torch.Tensor, budgets: list[int] | None = None
-) -> list[list[tuple[int, Image.Image]]]:
+) -> list[list[Reconstruction]]:
     """
     Reconstructs a batch at one or many budgets after a single encoder pass.
 
@@ -86,17 +100,22 @@ def reconstruct(
         budgets (`list[int]`, *optional*): Budgets in `1 .. num_latent_tokens`. Without them the policy chooses.
 
     Returns:
-        `list[list[tuple[int, PIL.Image.Image]]]`: for each image, the budgets and the pictures.
+        `list[list[Reconstruction]]`: for each image, one for each budget. The policy's probabilities are there where
+        it has been trained and chose.
 
     Raises:
         `ValueError`: as [`AdaTokModel.encode`] and [`AdaTokModel.decode`].
     """
     encoded = model.encode(pixel_values, budgets=max(budgets) if budgets else None)
+    policies = [None] * len(pixel_values)
+    if not budgets and model.config.is_policy_trained:
+        probabilities = model.budget_distribution(encoded.budget_logits).tolist()
+        policies = [dict(zip(model.config.budgets, row)) for row in probabilities]
     columns = []
     for budget in budgets or [encoded.budgets]:
         decoded = model.decode(encoded.image_codes, budgets=budget)
         kept = torch.as_tensor(budget).expand(len(pixel_values)).tolist()
-        columns.append(zip(kept, processor.post_process(decoded.pixel_values)))
+        columns.append(map(Reconstruction, kept, processor.post_process(decoded.pixel_values), policies))
     return [list(row) for row in zip(*columns)]
 
 
@@ -122,28 +141,36 @@ def perceptual_distance(network: torch.nn.Module, original: Image.Image, reconst
 
 @dataclass
 class GridRow:
-    """One image of a grid: its name, its original, and its reconstructions with their budgets and PSNRs (dB)."""
+    """One image of a grid: its name, its original, and its reconstructions with their PSNRs (dB)."""
 
     name: str
     original: Image.Image
-    cells: list[tuple[Image.Image, int, float]]
+    cells: list[tuple[Reconstruction, float]]
 
 
 @dataclass
 class Result:
-    """One line of the table: an image or a mean of images, at one budget. Rate in bits per pixel, PSNR in dB."""
+    """
+    One line of the table: an image or a mean of images, at one budget. Rate in bits per pixel, PSNR in dB; `policy` as
+    in [`Reconstruction`].
+    """
 
     image: str
     budget: float
     bits_per_pixel: float
     psnr: float
     lpips: float | None
+    policy: dict[int, float] | None = None
+
+    def to_dict(self) -> dict:
+        """For JSON; the policy is left out where it had no part."""
+        return {name: value for name, value in asdict(self).items() if name != "policy" or value is not None}
 
 
 def measure(
     name: str,
     original: Image.Image,
-    reconstructions: list[tuple[int, Image.Image]],
+    reconstructions: list[Reconstruction],
     config,
     lpips: torch.nn.Module | None = None,
 ) -> tuple[GridRow, list[Result]]:
@@ -153,7 +180,7 @@ def measure(
     Args:
         name (`str`): What to call the image.
         original (`PIL.Image.Image`): The picture the model saw.
-        reconstructions (`list[tuple[int, PIL.Image.Image]]`): Budgets and pictures, as [`reconstruct`] gives them.
+        reconstructions (`list[Reconstruction]`): As [`reconstruct`] gives them.
         config ([`AdaTokConfig`]): The architecture.
         lpips (`torch.nn.Module`, *optional*): Perceptual network, see [`perceptual_distance`].
 
@@ -163,14 +190,15 @@ def measure(
     results = [
         Result(
             image=name,
-            budget=budget,
-            bits_per_pixel=bits_per_pixel(budget, config),
-            psnr=psnr(original, picture),
-            lpips=perceptual_distance(lpips, original, picture) if lpips is not None else None,
+            budget=item.budget,
+            bits_per_pixel=bits_per_pixel(item.budget, config),
+            psnr=psnr(original, item.picture),
+            lpips=perceptual_distance(lpips, original, item.picture) if lpips is not None else None,
+            policy=item.policy,
         )
-        for budget, picture in reconstructions
+        for item in reconstructions
     ]
-    cells = [(picture, budget, result.psnr) for (budget, picture), result in zip(reconstructions, results)]
+    cells = [(item, result.psnr) for item, result in zip(reconstructions, results)]
     return GridRow(name, original, cells), results
 
 
@@ -216,7 +244,9 @@ def format_table(results: list[Result]) -> str:
 
 def draw_grid(rows: list[GridRow]) -> Image.Image:
     """
-    Draws one line per image: the original, then its reconstructions, labelled with budget and PSNR.
+    Draws one line per image: the original, then its reconstructions, labelled with budget and PSNR. Where the policy
+    chose the budget, a bar chart of its probabilities follows, with the chosen budget in colour; all charts of a grid
+    have one scale.
 
     Args:
         rows (`list[GridRow]`): At least one; all pictures square and of one size.
@@ -228,21 +258,64 @@ def draw_grid(rows: list[GridRow]) -> Image.Image:
     cell = size * math.ceil(MIN_CELL / size)
     font, line = ImageFont.load_default(FONT_SIZE), FONT_SIZE + 4
     height = cell + 2 * line + 6
-    columns = 1 + max(len(row.cells) for row in rows)
+    charts = [[item for item, _ in row.cells if item.policy is not None] for row in rows]
+    highest = max((max(item.policy.values()) for row in charts for item in row), default=1.0)
+    columns = 1 + max(len(row.cells) + len(chart) for row, chart in zip(rows, charts))
     grid = Image.new(
         "RGB", (MARGIN + columns * (cell + MARGIN), MARGIN + len(rows) * (height + MARGIN)), (255, 255, 255)
     )
     draw = ImageDraw.Draw(grid)
-    for row_index, row in enumerate(rows):
-        labels = [(_fit(row.name, font, cell), "original")]
-        labels += [(f"{budget} code{'s' * (budget != 1)}", f"{quality:.2f} dB") for _, budget, quality in row.cells]
-        for column, picture in enumerate([row.original, *(picture for picture, _, _ in row.cells)]):
-            x, y = MARGIN + column * (cell + MARGIN), MARGIN + row_index * (height + MARGIN)
+    for row_index, (row, chart) in enumerate(zip(rows, charts)):
+        y = MARGIN + row_index * (height + MARGIN)
+        items = [(row.original, _fit(row.name, font, cell), "original")]
+        items += [
+            (item.picture, f"{item.budget} code{'s' * (item.budget != 1)}", f"{quality:.2f} dB")
+            for item, quality in row.cells
+        ]
+        for column, (picture, first_label, second_label) in enumerate(items):
+            x = MARGIN + column * (cell + MARGIN)
             grid.paste(picture.resize((cell, cell), Image.Resampling.NEAREST), (x, y))
             draw.rectangle((x - 1, y - 1, x + cell, y + cell), outline=HAIRLINE)
-            draw.text((x, y + cell + 4), labels[column][0], fill=INK, font=font)
-            draw.text((x, y + cell + 4 + line), labels[column][1], fill=GREY, font=font)
+            draw.text((x, y + cell + 4), first_label, fill=INK, font=font)
+            draw.text((x, y + cell + 4 + line), second_label, fill=GREY, font=font)
+        for column, item in enumerate(chart, start=len(items)):
+            x = MARGIN + column * (cell + MARGIN)
+            _draw_bars(draw, x, y, cell, item, highest)
+            draw.text((x, y + cell + 4 + line), "policy", fill=GREY, font=font)
     return grid
+
+
+def _draw_bars(draw: ImageDraw.ImageDraw, x: int, y: int, cell: int, item: Reconstruction, highest: float):
+    """Draws the policy's probabilities into a square cell, and the candidate budgets below it."""
+    font = ImageFont.load_default(TICK_SIZE)
+    base, room = y + cell, cell - TICK_SIZE - 8  # above the highest bar stands its number
+    gap = max(1, min(6, cell // len(item.policy) // 4))
+    step = (cell + gap) / len(item.policy)
+
+    def place(text: str, center: float) -> tuple[float, float]:
+        half = font.getlength(text) / 2
+        center = min(max(center, x + half), x + cell - half)
+        return center - half, center + half
+
+    labels = []
+    for index, (budget, probability) in enumerate(item.policy.items()):
+        color, ink = (CHOSEN_BAR, CHOSEN_BAR) if budget == item.budget else (BAR, GREY)
+        left, right = round(x + index * step), round(x + (index + 1) * step) - gap
+        top = base - max(1, round(probability / highest * room))
+        draw.rectangle((left, top, right - 1, base - 1), fill=color)
+        center = (left + right) / 2
+        labels.append((*place(str(budget), center), str(budget), ink))
+        if budget == item.budget:
+            percent = f"{probability:.0%}"
+            draw.text((place(percent, center)[0], top - 4), percent, fill=ink, font=font, anchor="ls")
+    draw.line((x, base, x + cell - 1, base), fill=GREY)
+    if any(right - left + 4 > step for left, right, _, _ in labels):  # too many to write all of them
+        labels = [labels[0], labels[-1], *(label for label in labels if label[3] == CHOSEN_BAR)]
+    taken = []
+    for left, right, text, ink in sorted(labels, key=lambda label: label[3] != CHOSEN_BAR):  # the chosen one first
+        if all(right + 3 < start or left - 3 > end for start, end in taken):
+            draw.text((left, base + 6), text, fill=ink, font=font, anchor="lt")
+            taken.append((left, right))
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
@@ -255,4 +328,4 @@ def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return text[: kept // 2] + "..." + text[len(text) - kept // 2 :]
 
 
-__all__ = ["GridRow", "Result", "bits_per_pixel", "draw_grid", "measure", "psnr", "reconstruct"]
+__all__ = ["GridRow", "Reconstruction", "Result", "bits_per_pixel", "draw_grid", "measure", "psnr", "reconstruct"]

@@ -1,5 +1,7 @@
 """AdaTok model configuration."""
 
+import math
+
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -58,10 +60,13 @@ class AdaTokConfig(PreTrainedConfig):
             Width of the policy's hidden layer.
         is_policy_trained (`bool`, *optional*, defaults to `False`):
             Whether the policy has been trained. Until then `encode` uses the full budget where none is given.
+        cost_bias (`float`, *optional*, defaults to 0.0):
+            Shift of the policy that `encode` uses where none is given: positive is cheaper, negative finer, 0 the
+            policy as trained. `adatok calibrate` sets it for a wanted mean budget.
 
     Raises:
         `ValueError`: if the budgets do not ascend or do not end in `num_latent_tokens`, or if `image_size` is no
-            multiple of `patch_size`, or a width no multiple of its attention heads.
+            multiple of `patch_size`, or a width no multiple of its attention heads, or if `cost_bias` is not finite.
 
     Example:
 
@@ -99,9 +104,11 @@ class AdaTokConfig(PreTrainedConfig):
     lora_alpha: int = 16
     policy_hidden_size: int = 512
     is_policy_trained: bool = False
+    cost_bias: float | int = 0.0
 
     def __post_init__(self, **kwargs):
         self.budgets = list(self.budgets)
+        self.cost_bias = float(self.cost_bias)
         self.decoder_hidden_size = self.decoder_hidden_size or self.hidden_size
         self.decoder_num_hidden_layers = self.decoder_num_hidden_layers or self.num_hidden_layers
         self.decoder_num_attention_heads = self.decoder_num_attention_heads or self.num_attention_heads
@@ -123,6 +130,8 @@ class AdaTokConfig(PreTrainedConfig):
             raise ValueError(
                 f"The last of budgets must equal num_latent_tokens={self.num_latent_tokens}; got {self.budgets}."
             )
+        if not math.isfinite(self.cost_bias):
+            raise ValueError(f"cost_bias must be a finite number, 0 for the policy as trained; got {self.cost_bias}.")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}.")
         for width, heads in (

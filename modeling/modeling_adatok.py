@@ -440,7 +440,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         self,
         pixel_values: torch.FloatTensor,
         budgets: int | Sequence[int] | torch.Tensor | None = None,
-        cost_bias: float = 0.0,
+        cost_bias: float | None = None,
     ) -> AdaTokEncoderOutput:
         r"""
         Turns images into codes, most important first, and decides how many of them to keep.
@@ -450,15 +450,16 @@ class AdaTokModel(AdaTokPreTrainedModel):
                 Images in [-1, 1], as `AdaTokImageProcessor` gives them.
             budgets (`int`, or `(batch,)` integers, *optional*):
                 Forced budgets in `1 .. num_latent_tokens`. Without them the policy chooses.
-            cost_bias (`float`, *optional*, defaults to 0.0):
-                Shifts the policy's choice: positive is cheaper, negative finer. The logit of candidate budget b
-                falls by `cost_bias * b / num_latent_tokens`.
+            cost_bias (`float`, *optional*):
+                Shifts the policy's choice: positive is cheaper, negative finer, 0 the policy as trained. The logit
+                of candidate budget b falls by `cost_bias * b / num_latent_tokens`. Unset, `config.cost_bias`.
 
         Returns:
             [`AdaTokEncoderOutput`]
 
         Raises:
-            `ValueError`: for pixel values of a wrong shape or not finite, and for budgets out of range.
+            `ValueError`: for pixel values of a wrong shape or not finite, for budgets out of range, and for a cost
+                bias that is not finite.
         """
         self._check_pixel_values(pixel_values)
         latents, features = self.encoder(pixel_values.to(self.dtype))
@@ -472,6 +473,24 @@ class AdaTokModel(AdaTokPreTrainedModel):
             code_mask=code_mask,
             budget_logits=budget_logits,
         )
+
+    def budget_distribution(self, budget_logits: torch.FloatTensor, cost_bias: float | None = None) -> torch.Tensor:
+        r"""
+        What the policy thinks of each candidate budget, the cost included. `encode` chooses the most probable one.
+
+        Args:
+            budget_logits (`torch.FloatTensor` of shape `(batch, len(config.budgets))`):
+                As `encode` gives them.
+            cost_bias (`float`, *optional*):
+                As in [`~AdaTokModel.encode`].
+
+        Returns:
+            `torch.FloatTensor` of shape `(batch, len(config.budgets))`: probabilities, which add up to 1.
+
+        Raises:
+            `ValueError`: for a cost bias that is not finite.
+        """
+        return self._shift_logits(budget_logits, cost_bias).softmax(dim=-1)
 
     def decode(
         self,
@@ -525,7 +544,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         self,
         pixel_values: torch.FloatTensor,
         budgets: int | Sequence[int] | torch.Tensor | None = None,
-        cost_bias: float = 0.0,
+        cost_bias: float | None = None,
         return_loss: bool = False,
     ) -> AdaTokOutput:
         r"""
@@ -589,7 +608,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         return torch.arange(num_codes, device=budgets.device) < budgets[:, None]
 
     def _choose_budgets(
-        self, budget_logits: torch.Tensor, budgets: int | Sequence[int] | torch.Tensor | None, cost_bias: float
+        self, budget_logits: torch.Tensor, budgets: int | Sequence[int] | torch.Tensor | None, cost_bias: float | None
     ) -> torch.LongTensor:
         batch_size = budget_logits.shape[0]
         if budgets is not None:
@@ -600,10 +619,14 @@ class AdaTokModel(AdaTokPreTrainedModel):
                 f"{self.config.num_latent_tokens} codes. Pass budgets=... to choose yourself."
             )
             return self._resolve_budgets(self.config.num_latent_tokens, batch_size)
+        return self.candidate_budgets[self._shift_logits(budget_logits, cost_bias).argmax(dim=-1)]
+
+    def _shift_logits(self, budget_logits: torch.Tensor, cost_bias: float | None) -> torch.Tensor:
+        if cost_bias is None:
+            cost_bias = self.config.cost_bias
         if not math.isfinite(cost_bias):
             raise ValueError(f"cost_bias must be a finite number, 0 for the policy as trained; got {cost_bias}.")
-        cost = cost_bias * self.candidate_budgets / self.config.num_latent_tokens
-        return self.candidate_budgets[(budget_logits - cost).argmax(dim=-1)]
+        return budget_logits - cost_bias * self.candidate_budgets / self.config.num_latent_tokens
 
     def _resolve_budgets(self, budgets: int | Sequence[int] | torch.Tensor, batch_size: int) -> torch.LongTensor:
         try:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
+from adatok_hf.allocation.reward_table import RewardTable, RewardTableInfo
 
 
 @pytest.fixture
@@ -73,3 +74,41 @@ def sample_images() -> list[Image.Image]:
     draw.line((0, 39, 47, 0), fill="red", width=2)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
     return [flat, gradient, shapes, noise]
+
+
+@pytest.fixture
+def make_table():
+    """
+    A table of random images whose gain from more codes is readable from the first feature, so that a policy can
+    learn it. Keywords: number of images, budgets, width of the features, seed.
+    """
+
+    def make(num_images: int = 200, budgets=(4, 8, 16), width: int = 64, seed: int = 0) -> RewardTable:
+        generator = torch.Generator().manual_seed(seed)
+        features = torch.randn(num_images, width, generator=generator)
+        gain = features[:, :1].sigmoid()  # (images, 1), in 0..1
+        shares = torch.tensor(budgets) / budgets[-1]
+        lpips = 0.5 - 0.3 * gain * shares.sqrt()
+        mse = 0.1 - 0.05 * gain * shares.sqrt()
+        info = RewardTableInfo(
+            model="a model",
+            model_hash="0" * 64,
+            data="random",
+            num_images=num_images,
+            budgets=list(budgets),
+            num_latent_tokens=budgets[-1],
+            images_per_part=64,
+            perceptual_net="alex",
+        )
+        columns = {
+            "features": features,
+            "lpips": lpips,
+            "mse": mse,
+            "psnr": 10 * torch.log10(4 / mse),
+            "webp_bytes": torch.randint(100, 900, (num_images,), generator=generator),
+            "group": [("flat", "busy")[index % 2] for index in range(num_images)],
+            "image_hash": [f"{seed}-{index}" for index in range(num_images)],
+        }
+        return RewardTable(info, columns)
+
+    return make

@@ -15,7 +15,7 @@ from PIL import Image
 
 from adatok_hf.cli import main, png_names
 from adatok_hf.codes_file import ImageCodes
-from adatok_hf.reconstruction import bits_per_pixel, draw_grid, measure, psnr, reconstruct
+from adatok_hf.reconstruction import Reconstruction, bits_per_pixel, draw_grid, measure, psnr, reconstruct
 
 
 @pytest.fixture(autouse=True)
@@ -100,9 +100,9 @@ def test_reconstruct_measures_lpips_where_a_network_is_given(sample_images, tiny
             return (first - second).abs().mean((1, 2, 3), keepdim=True) * self.scale
 
     picture = sample_images[2]
-    _, (same, inverted) = measure(
-        "c.png", picture, [(4, picture), (8, picture.point(lambda value: 255 - value))], tiny_config, MeanDifference()
-    )
+    negative = picture.point(lambda value: 255 - value)
+    cells = [Reconstruction(4, picture), Reconstruction(8, negative)]
+    _, (same, inverted) = measure("c.png", picture, cells, tiny_config, MeanDifference())
     assert same.lpips == 0 and same.psnr == math.inf
     assert 0 < inverted.lpips <= 2
 
@@ -113,9 +113,9 @@ def test_reconstruct_encodes_once_whatever_the_number_of_budgets(tiny_model, pro
     pixel_values = processor(sample_images, return_tensors="pt")["pixel_values"]
     rows = reconstruct(tiny_model, processor, pixel_values, [4, 5, 8, 16])
     assert len(passes) == 1
-    assert [[budget for budget, _ in row] for row in rows] == [[4, 5, 8, 16]] * 4
+    assert [[cell.budget for cell in row] for row in rows] == [[4, 5, 8, 16]] * 4
     alone = tiny_model(pixel_values, budgets=5).pixel_values
-    assert [p.tobytes() for p in processor.post_process(alone)] == [row[1][1].tobytes() for row in rows]
+    assert [p.tobytes() for p in processor.post_process(alone)] == [row[1].picture.tobytes() for row in rows]
 
 
 def test_reconstruct_of_one_image_by_the_policy(adatok, pictures, tmp_path):
@@ -135,8 +135,8 @@ def test_encode_then_decode_equals_reconstruct(
     pixel_values = processor(sample_images, return_tensors="pt")["pixel_values"]
     rows = reconstruct(tiny_model, processor, pixel_values, None if budget == "auto" else [int(budget)])
     decoded = as_arrays(tmp_path / "decoded", ["a.png", "b.png", "c.png", "a-2.png"])
-    for (_, picture), array in zip([row[0] for row in rows], decoded):
-        assert np.array_equal(np.asarray(picture), array)
+    for row, array in zip(rows, decoded):
+        assert np.array_equal(np.asarray(row[0].picture), array)
 
 
 def test_decode_uses_at_most_the_budget_asked_for(adatok, pictures, tmp_path):
@@ -177,13 +177,14 @@ def test_a_file_given_twice_counts_once(adatok, pictures, tmp_path):
     assert names == ["b.png", "a.png", "c.png", "deep/a.png"]
 
 
-def test_a_cost_bias_makes_the_policy_cheaper(adatok, pictures, tmp_path, tiny_model, processor):
+def test_a_cost_bias_replaces_that_of_the_checkpoint(adatok, pictures, tmp_path, tiny_model, processor):
     tiny_model.config.is_policy_trained = True
+    tiny_model.config.cost_bias = 1000.0
     tiny_model.save_pretrained(tmp_path / "trained")
     processor.save_pretrained(tmp_path / "trained")
-    for bias, budget in (("1000", 4), ("-1000", 16)):
-        out = tmp_path / f"codes{bias}.safetensors"
-        code, _, stderr = adatok("encode", pictures, "--out", out, "--cost-bias", bias, model=tmp_path / "trained")
+    for bias, budget in (([], 4), (["--cost-bias", "500"], 4), (["--cost-bias", "-1000"], 16)):
+        out = tmp_path / f"codes{budget}.safetensors"
+        code, _, stderr = adatok("encode", pictures, "--out", out, *bias, model=tmp_path / "trained")
         assert code == 0, stderr
         assert ImageCodes.load(out).budgets.tolist() == [budget] * 4
 
@@ -410,7 +411,8 @@ def test_psnr_is_that_of_the_rounded_pictures():
 
 def test_the_grid_shows_every_pixel_of_original_and_reconstructions(sample_images, tiny_config):
     original, other = (image.crop((0, 0, 32, 32)) for image in sample_images[2:])
-    row, _ = measure("a_very_long_name_that_does_not_fit_below_a_picture.png", original, [(4, other)], tiny_config)
+    name = "a_very_long_name_that_does_not_fit_below_a_picture.png"
+    row, _ = measure(name, original, [Reconstruction(4, other)], tiny_config)
     grid = np.asarray(draw_grid([row, row]))
     cell = 160  # five times 32
     assert grid.shape == (16 + 2 * (cell + 44 + 16), 16 + 2 * (cell + 16), 3)

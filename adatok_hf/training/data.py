@@ -22,25 +22,30 @@ class ImageFolder(Dataset):
     """
 
     def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
         self.paths = find_images([folder])
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> dict[str, Image.Image]:
-        return {"image": load_image(self.paths[index])}
+    def __getitem__(self, index: int) -> dict[str, Image.Image | str]:
+        path = self.paths[index]
+        inner = path.relative_to(self.folder).parts
+        return {"image": load_image(path), "group": inner[0] if len(inner) > 1 else ""}
 
 
 def load_image_dataset(source: str, split: str = "train", max_images: int | None = None) -> Dataset:
     """
-    Opens images for training or evaluation. Items are dictionaries with a PIL picture under `"image"`.
+    Opens images for training or evaluation. Items are dictionaries with a PIL picture under `"image"` and its kind
+    under `"group"`: the subfolder, the label up to its first slash, or the `source` column; `""` where there is none.
 
     Args:
         source (`str`):
             A folder of images; a parquet file, a folder of parquet files or a glob of them, with an `image` column; or
             the name of a dataset on the Hub.
         split (`str`, *optional*, defaults to `"train"`):
-            Split of a Hub dataset. In a folder of parquet files, those whose names begin with it.
+            Split of a Hub dataset, perhaps with a slice as in `"train[:1000]"`. In a folder of parquet files, those
+            whose names begin with it.
         max_images (`int`, *optional*): Takes that many images, spread evenly over the source.
 
     Returns:
@@ -50,11 +55,12 @@ def load_image_dataset(source: str, split: str = "train", max_images: int | None
         `ValueError`: if there is no such source, or it has no images.
     """
     path = Path(source)
+    name, bracket, rest = split.partition("[")
     if "*" in source or path.suffix == ".parquet":
-        dataset = _load_parquet([source])
+        dataset = _load_parquet([source], bracket + rest)
     elif path.is_dir():
-        parquet_files = sorted(str(file) for file in path.glob(f"{split}*.parquet"))
-        dataset = _load_parquet(parquet_files) if parquet_files else ImageFolder(path)
+        parquet_files = sorted(str(file) for file in path.glob(f"{name}*.parquet"))
+        dataset = _load_parquet(parquet_files, bracket + rest) if parquet_files else ImageFolder(path)
     else:
         dataset = _load_hub_dataset(source, split)
     if max_images is not None and max_images < len(dataset):
@@ -63,12 +69,12 @@ def load_image_dataset(source: str, split: str = "train", max_images: int | None
     return dataset
 
 
-def _load_parquet(files: list[str]) -> Dataset:
+def _load_parquet(files: list[str], rows: str) -> Dataset:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        dataset = load_dataset("parquet", data_files={"train": files}, split="train")
+        dataset = load_dataset("parquet", data_files={"train": files}, split=f"train{rows}")
     except (OSError, ValueError, DatasetGenerationError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{files[0]!r} gives no parquet data ({reason}); name an existing file or glob.") from error
@@ -93,7 +99,19 @@ def _with_image_column(dataset: Dataset, source: str) -> Dataset:
 
     if "image" not in dataset.column_names:
         raise ValueError(f"{source!r} needs a column named 'image'; it has {dataset.column_names}.")
-    return dataset.select_columns("image").cast_column("image", ImageFeature())
+    groups = _groups(dataset)
+    return dataset.select_columns("image").cast_column("image", ImageFeature()).add_column("group", groups)
+
+
+def _groups(dataset: Dataset) -> list[str]:
+    from datasets import ClassLabel
+
+    if isinstance(dataset.features.get("label"), ClassLabel):
+        names = [name.split("/")[0] for name in dataset.features["label"].names]
+        return [names[label] if label is not None and label >= 0 else "" for label in dataset["label"]]
+    if "source" in dataset.column_names:
+        return [str(source) for source in dataset["source"]]
+    return [""] * len(dataset)
 
 
 class ImageCollator:

@@ -21,8 +21,20 @@ def test_decoder_follows_the_encoder_unless_told_otherwise():
 
 def test_saving_and_loading_keeps_every_field(tmp_path):
     config = AdaTokConfig(**TINY, budgets=(4, 16), decoder_hidden_size=64, lora_rank=3, is_policy_trained=True)
+    config.cost_bias = -2.5
     config.save_pretrained(tmp_path)
     assert AdaTokConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_a_whole_number_is_a_cost_bias_too():
+    assert AdaTokConfig().cost_bias == 0.0
+    assert isinstance(AdaTokConfig(cost_bias=4).cost_bias, float)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_cost_bias_that_is_not_finite_is_a_value_error(value):
+    with pytest.raises(ValueError, match=f"cost_bias must be a finite number.*{value}"):
+        AdaTokConfig(cost_bias=value)
 
 
 @pytest.mark.parametrize(

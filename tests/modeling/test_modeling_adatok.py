@@ -211,11 +211,37 @@ def test_cost_bias_moves_the_policy_monotonically_to_cheaper(tiny_model, pixel_v
     assert (by_bias[0] == 16).all() and (by_bias[-1] == 4).all()
 
 
+def test_the_cost_bias_of_the_configuration_holds_unless_another_is_given(tiny_model, pixel_values):
+    tiny_model.config.is_policy_trained = True
+    nn.init.normal_(tiny_model.policy.fc2.weight, std=30)
+    as_trained = tiny_model.encode(pixel_values).budgets
+    assert (as_trained > 4).any()
+    tiny_model.config.cost_bias = 1e6
+    for run in (tiny_model.encode, tiny_model):
+        assert (run(pixel_values).budgets == 4).all()
+        assert torch.equal(run(pixel_values, cost_bias=0).budgets, as_trained)
+        assert (run(pixel_values, cost_bias=-1e6).budgets == 16).all()
+
+
+def test_the_budget_distribution_is_the_softmax_of_what_encode_maximises(tiny_model, pixel_values):
+    tiny_model.config.is_policy_trained = True
+    nn.init.normal_(tiny_model.policy.fc2.weight, std=3)
+    tiny_model.config.cost_bias = 1.5
+    for cost_bias in (None, 0.0, -4.0):
+        encoded = tiny_model.encode(pixel_values, cost_bias=cost_bias)
+        probabilities = tiny_model.budget_distribution(encoded.budget_logits, cost_bias)
+        cost = (1.5 if cost_bias is None else cost_bias) * torch.tensor([4, 8, 16]) / 16
+        assert torch.allclose(probabilities, (encoded.budget_logits - cost).softmax(dim=1))
+        assert torch.equal(tiny_model.candidate_budgets[probabilities.argmax(dim=1)], encoded.budgets)
+
+
 @pytest.mark.parametrize("cost_bias", [float("nan"), float("inf"), -float("inf")])
 def test_a_cost_bias_that_is_not_finite_is_a_value_error(tiny_model, pixel_values, cost_bias):
     tiny_model.config.is_policy_trained = True
     with pytest.raises(ValueError, match="cost_bias"):
         tiny_model.encode(pixel_values, cost_bias=cost_bias)
+    with pytest.raises(ValueError, match="cost_bias"):
+        tiny_model.budget_distribution(torch.zeros(1, 3), cost_bias)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""How many tokens an image deserves: rewards, their weighting, and the loss of the policy."""

@@ -1,0 +1,103 @@
+"""The scores that a calibration needs, and the checkpoint that it gives."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ..codes_file import whole_folder
+from ..hub import copy_checkpoint
+from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
+
+
+@torch.inference_mode()
+def score_images(
+    model: AdaTokModel,
+    processor: AdaTokImageProcessor | AdaTokImageProcessorPil,
+    dataset: Dataset,
+    batch_size: int = 32,
+) -> torch.Tensor:
+    """
+    Runs encoder and policy over images, without decoding any.
+
+    Args:
+        model ([`AdaTokModel`]): In evaluation mode.
+        processor ([`AdaTokImageProcessor`]): The model's image processor.
+        dataset (`Dataset`): Items with a PIL picture under `"image"`.
+        batch_size (`int`, *optional*, defaults to 32): Images encoded together.
+
+    Returns:
+        `torch.FloatTensor` of shape `(images, len(config.budgets))`: the policy's scores before any cost bias, on the
+        CPU.
+
+    Raises:
+        `ValueError`: if there are no images, or one cannot be used.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
+    >>> from adatok_hf.allocation.calibrate import score_images
+    >>> from PIL import Image
+
+    >>> config = AdaTokConfig(image_size=32, patch_size=8, hidden_size=32, num_attention_heads=2, budgets=[64, 256])
+    >>> processor = AdaTokImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    >>> images = [{"image": Image.new("RGB", (32, 32), color)} for color in ("white", "teal", "navy")]
+    >>> score_images(AdaTokModel(config).eval(), processor, images).shape
+    torch.Size([3, 2])
+
+    ```"""
+    if len(dataset) == 0:
+        raise ValueError("Calibration needs at least one image; the data hold none.")
+    logits = []
+    with tqdm(total=len(dataset), desc="Calibration", unit="image", disable=None) as progress:
+        for start in range(0, len(dataset), batch_size):
+            rows = range(start, min(start + batch_size, len(dataset)))
+            pixel_values = processor([dataset[row]["image"] for row in rows], return_tensors="pt")["pixel_values"]
+            # A forced budget keeps the policy's choice out of it; the scores do not depend on it.
+            encoded = model.encode(pixel_values.to(model.device), budgets=model.config.num_latent_tokens)
+            logits.append(encoded.budget_logits.float().cpu())
+            progress.update(len(rows))
+    return torch.cat(logits)
+
+
+def save_calibrated(
+    source: str | Path,
+    out: str | Path,
+    model: AdaTokModel,
+    processor: AdaTokImageProcessor | AdaTokImageProcessorPil,
+    cost_bias: float,
+):
+    """
+    Copies a checkpoint with another cost bias, see [`~adatok_hf.hub.copy_checkpoint`].
+
+    Args:
+        source (`str` or `Path`): Folder of the checkpoint.
+        out (`str` or `Path`): Folder of the copy, absent or empty. It appears complete or not at all.
+        model ([`AdaTokModel`]): The checkpoint's model; it stays as it is.
+        processor ([`AdaTokImageProcessor`]): The checkpoint's image processor.
+        cost_bias (`float`): For `config.cost_bias` of the copy.
+
+    Raises:
+        `ValueError`: if `out` is a file or not empty, or the bias is not finite.
+    """
+    check_empty(out)
+    config = copy.deepcopy(model.config)
+    config.cost_bias = float(cost_bias)
+    config.validate_architecture()
+    with whole_folder(out) as folder:
+        copy_checkpoint(source, folder, model, processor, config)
+
+
+def check_empty(out: str | Path):
+    """Raises `ValueError` unless a folder is absent or empty, so that no checkpoint is lost or mixed with another."""
+    out = Path(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"The output folder {out} is not empty; name another one.")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"The output folder {out} is a file; name a folder.")
+
+
+__all__ = ["check_empty", "save_calibrated", "score_images"]

@@ -1,0 +1,273 @@
+"""Stage 2 from the command line: `adatok train policy`, or `python -m adatok_hf.training.policy`."""
+
+import json
+import sys
+import tempfile
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from huggingface_hub import ModelCard
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from .. import default_checkpoint
+from ..allocation.calibration import choose_columns
+from ..allocation.reward_table import RewardTable, build_reward_table
+from ..hub import CARD_NAME, METRICS_NAME, copy_checkpoint, find_folder, load_checkpoint, read_metrics
+from ..model_card import model_card
+from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
+from ..modeling.modeling_adatok import AdaTokPolicy
+from ..perceptual import load_lpips
+from .data import load_image_dataset
+from .policy_trainer import AdaTokPolicyTrainer, PolicyTrainingArguments
+from .recipe import parse_recipe
+
+
+@dataclass
+class PolicyDataArguments:
+    """The tokenizer and its rewards."""
+
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub repo of the tokenizer; the embedded checkpoint if not given."},
+    )
+    reward_table: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the reward table; if not given, `reward-table` in the output."},
+    )
+    eval_reward_table: str | None = field(
+        default=None, metadata={"help": "Table of other images, on which the card reports the policy."}
+    )
+    train_data: str = field(
+        default="", metadata={"help": "Images to make the reward table of, where it is not finished."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split of the training data."})
+    weights_dir: str | None = field(default=None, metadata={"help": "Folder with LPIPS backbones, for offline use."})
+
+
+@dataclass
+class TrainedPolicy:
+    """
+    A policy and how it came about.
+
+    Args:
+        policy ([`AdaTokPolicy`]): On the CPU, in evaluation mode.
+        history (`list[dict[str, float]]`): What the trainer logged, step by step.
+        weights (`tuple[float, float]`): Of fidelity and efficiency at the end.
+    """
+
+    policy: AdaTokPolicy
+    history: list[dict[str, float]]
+    weights: tuple[float, float]
+
+
+def new_policy(config: AdaTokConfig, seed: int = 0) -> AdaTokPolicy:
+    """A policy with random weights, nearly indifferent between the candidates."""
+    set_seed(seed)
+    policy = AdaTokPolicy(config)
+    torch.nn.init.xavier_uniform_(policy.fc1.weight)
+    torch.nn.init.normal_(policy.fc2.weight, std=config.initializer_range)
+    torch.nn.init.zeros_(policy.fc1.bias)
+    torch.nn.init.zeros_(policy.fc2.bias)
+    return policy
+
+
+def train_policy(
+    table: RewardTable,
+    config: AdaTokConfig,
+    arguments: PolicyTrainingArguments,
+    eval_table: RewardTable | None = None,
+    resume_from_checkpoint: str | None = None,
+) -> TrainedPolicy:
+    """
+    Trains a new policy on a reward table.
+
+    Args:
+        table ([`RewardTable`]): Must have the candidate budgets among its columns.
+        config ([`AdaTokConfig`]): Gives the candidates and the sizes of the policy.
+        arguments ([`PolicyTrainingArguments`]): `arguments.seed` also draws the first weights.
+        eval_table ([`RewardTable`], *optional*): Other images; unset, every tenth image is set aside for that.
+        resume_from_checkpoint (`str`, *optional*): Folder of a checkpoint of the trainer.
+
+    Raises:
+        `ValueError`: as [`AdaTokPolicyTrainer`], and if the table lacks a candidate or has other features.
+    """
+    width = 2 * config.hidden_size
+    if table.features.shape[1] != width:
+        raise ValueError(f"The policy reads {width} features, the reward table has {table.features.shape[1]}.")
+    table.check()
+    if eval_table is None:
+        set_aside = torch.arange(len(table)) % 10 == 9
+        table, eval_table = table.select(~set_aside), table.select(set_aside)
+    trainer = AdaTokPolicyTrainer(
+        model=new_policy(config, arguments.seed),
+        args=arguments,
+        train_dataset=table.select(budgets=config.budgets),
+        eval_dataset=eval_table.select(budgets=config.budgets),
+    )
+    trainer.train(resume_from_checkpoint=resume_from_checkpoint)
+    trainer.evaluate()
+    return TrainedPolicy(
+        policy=trainer.accelerator.unwrap_model(trainer.model).cpu().eval(),
+        history=trainer.state.log_history,
+        weights=tuple(trainer.weighting.weights.tolist()),
+    )
+
+
+def train(data_arguments: PolicyDataArguments, arguments: PolicyTrainingArguments) -> dict[str, float]:
+    """
+    Makes the reward table where it is not finished, trains the policy and writes a copy of the checkpoint with it into
+    `arguments.output_dir`. What was cut off goes on.
+
+    Returns:
+        `dict[str, float]`: mean budget, LPIPS and PSNR (dB) on the evaluation table, or on images set aside.
+    """
+    checkpoint = data_arguments.init_from or default_checkpoint()
+    model, processor = load_checkpoint(checkpoint)
+    folder = data_arguments.reward_table or str(Path(arguments.output_dir) / "reward-table")
+    if data_arguments.train_data:
+        lpips = load_lpips("alex", data_arguments.weights_dir).to(arguments.device)
+        build_reward_table(
+            model.to(arguments.device),
+            processor,
+            load_image_dataset(data_arguments.train_data, data_arguments.train_split),
+            lpips,
+            folder,
+            model_name=str(checkpoint),
+            data_name=f"{data_arguments.train_data} ({data_arguments.train_split})",
+        )
+    table = RewardTable.load(folder, model)
+    eval_table = None
+    if data_arguments.eval_reward_table is not None:
+        eval_table = RewardTable.load(data_arguments.eval_reward_table, model).select(budgets=model.config.budgets)
+    last = arguments.resume_from_checkpoint
+    if last is None and Path(arguments.output_dir).is_dir():
+        last = get_last_checkpoint(arguments.output_dir)
+    trained = train_policy(table, model.config, arguments, resume_from_checkpoint=last)
+    if eval_table is None:
+        metrics = {
+            name.removeprefix("eval_"): value
+            for name, value in trained.history[-1].items()
+            if name.startswith("eval_")
+        }
+    else:
+        metrics = measure_policy(trained.policy, eval_table)
+    if PartialState().is_main_process:
+        facts = policy_facts(trained, arguments, len(table), eval_table)
+        export_policy(find_folder(checkpoint), model, processor, trained.policy, arguments.output_dir, metrics, facts)
+    return metrics
+
+
+@torch.no_grad()
+def measure_policy(policy: AdaTokPolicy, table: RewardTable) -> dict[str, float]:
+    """Mean budget, LPIPS and PSNR (dB) of the policy's choice on a table whose columns are its candidates."""
+    columns = choose_columns(policy(table.features), table.budgets, 0.0)
+    rows = torch.arange(len(table))
+    return {
+        "mean_budget": table.budgets[columns].float().mean().item(),
+        "psnr": table.psnr[rows, columns].mean().item(),
+        "lpips": table.lpips[rows, columns].mean().item(),
+    }
+
+
+def policy_facts(
+    trained: TrainedPolicy, arguments: PolicyTrainingArguments, num_images: int, eval_table: RewardTable | None
+) -> dict[str, str]:
+    """What the model card says of the policy."""
+    fidelity, efficiency = trained.weights
+    rules = {
+        "gradient": "Dynamic Pareto Weighting by the gradient rule",
+        "hypervolume": "Dynamic Pareto Weighting by the hypervolume rule",
+        "fixed": "fixed weights",
+        "target_mean": f"a Lagrange multiplier for a mean budget of {arguments.target_mean_budget}",
+    }
+    where = (
+        "every tenth training image, set aside" if eval_table is None else f"{len(eval_table)} images of other data"
+    )
+    return {
+        "policy": f"GRPO over all candidate budgets on {num_images} images, {arguments.max_steps} steps of "
+        f"{arguments.train_batch_size}; {rules[arguments.weighting]}, final weights {fidelity:.3f} of fidelity "
+        f"(LPIPS + {arguments.mse_weight:g} x squared error) and {efficiency:.3f} of efficiency",
+        "policy measured on": where,
+    }
+
+
+def export_policy(
+    source: Path,
+    model: AdaTokModel,
+    processor: AdaTokImageProcessor | AdaTokImageProcessorPil,
+    policy: AdaTokPolicy,
+    output_dir: str | Path,
+    metrics: dict[str, float],
+    facts: dict[str, str],
+):
+    """
+    Writes a copy of a checkpoint with another policy; every other tensor keeps its bits.
+
+    Args:
+        source (`Path`): Folder of the checkpoint.
+        model ([`AdaTokModel`]): The checkpoint's model; it stays as it is.
+        processor ([`AdaTokImageProcessor`]): The checkpoint's image processor.
+        policy ([`AdaTokPolicy`]): The new policy.
+        output_dir (`str` or `Path`): Where to. Each file is replaced only when all have been written.
+        metrics (`dict[str, float]`): `mean_budget` and the quality of the policy's choice, for the card.
+        facts (`dict[str, str]`): See [`policy_facts`].
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    state = {f"policy.{name}": value for name, value in policy.state_dict().items()}
+    config = deepcopy(model.config)
+    config.is_policy_trained, config.cost_bias = True, 0.0
+    with tempfile.TemporaryDirectory(dir=output_dir) as name:
+        folder = Path(name)
+        copy_checkpoint(source, folder, model, processor, config)
+        for path in folder.glob("*.safetensors"):
+            _replace_tensors(path, state)
+        report = read_metrics(source) or {}
+        rows = [row for row in report.get("rows", []) if row["budget"] != "auto"]
+        rows.append({"budget": "auto", **{key: metrics[key] for key in ("mean_budget", "psnr", "lpips")}})
+        report = report | {"rows": rows, "training": report.get("training", {}) | facts}
+        (folder / METRICS_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        card = folder / CARD_NAME
+        license = ModelCard.load(card).data.license if card.is_file() else None
+        text = model_card(config, output_dir.name, report, license=license or "apache-2.0")
+        card.write_text(text, encoding="utf-8")
+        load_checkpoint(folder)
+        for file in sorted(folder.iterdir()):
+            file.replace(output_dir / file.name)
+
+
+def _replace_tensors(path: Path, state: dict[str, torch.Tensor]):
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    tensors |= {name: value.to(tensors[name].dtype) for name, value in state.items() if name in tensors}
+    save_file(tensors, path, metadata=metadata)
+
+
+def main(argv: Sequence[str] | None = None):
+    """
+    Runs a recipe.
+
+    Args:
+        argv (`Sequence[str]`, *optional*):
+            `--recipe NAME_OR_PATH` and any field of the argument classes, `--entropy_coef 0.1`. Defaults to the
+            process's own.
+    """
+    parser = ArgumentParser(prog="adatok train policy", allow_abbrev=False)
+    parser.add_argument("--recipe", required=True, help="Name of a shipped recipe, or path of a YAML file.")
+    known, overrides = parser.parse_known_args(argv)
+    metrics = train(*parse_recipe(known.recipe, overrides, [PolicyDataArguments, PolicyTrainingArguments]))
+    if PartialState().is_main_process:
+        print(json.dumps(metrics))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,322 @@
+"""The Trainer of stage 2: a policy over candidate budgets, by GRPO whose groups are complete."""
+
+import os
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from ..allocation.calibration import choose_columns
+from ..allocation.grpo import SCALES, entropy, group_advantages, grpo_loss, kl_divergence, reward_scale
+from ..allocation.pareto import (
+    FixedWeighting,
+    GradientWeighting,
+    HypervolumeWeighting,
+    Progress,
+    TargetMeanWeighting,
+)
+from ..allocation.reward_table import RewardTable
+from ..modeling.modeling_adatok import AdaTokPolicy
+
+
+STATE_NAME = "policy_state.pt"
+WEIGHTINGS = ("gradient", "hypervolume", "fixed", "target_mean")
+MIN_IMAGES = 64
+
+
+@dataclass
+class PolicyTrainingArguments(TrainingArguments):
+    """
+    Arguments of stage 2, adaptive token allocation: those of [`~transformers.TrainingArguments`], GRPO in the words of
+    TRL, and Dynamic Pareto Weighting.
+    """
+
+    # The rows are tensors already; Trainer would look for their names in the signature of the policy.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: the loss needs the rewards."})
+    epsilon: float = field(default=0.2, metadata={"help": "The probability ratio is clipped to 1 - and 1 + this."})
+    beta: float = field(default=0.0, metadata={"help": "Weight of the KL divergence from the policy at the start."})
+    num_iterations: int = field(default=1, metadata={"help": "Steps between refreshes of the old policy."})
+    scale_rewards: str = field(
+        default="dataset",
+        metadata={"help": "Divide advantages by the deviation over the dataset, by each group's own, or by none."},
+    )
+    entropy_coef: float = field(default=0.05, metadata={"help": "Weight of the policy's entropy, in nats."})
+    mse_weight: float = field(default=1.0, metadata={"help": "Fidelity is -(LPIPS + this * squared error)."})
+    weighting: str = field(
+        default="gradient",
+        metadata={"help": "gradient and hypervolume (Dynamic Pareto Weighting), fixed, or target_mean (Lagrange)."},
+    )
+    fidelity_weight: float = field(default=0.5, metadata={"help": "First weight of fidelity; efficiency's is 1 - it."})
+    weighting_learning_rate: float = field(default=0.05, metadata={"help": "Step of the weights."})
+    weight_floor: float = field(default=0.05, metadata={"help": "Least weight of an objective."})
+    weighting_decay: float = field(default=0.9, metadata={"help": "Of the moving average of the influences."})
+    target_mean_budget: float | None = field(default=None, metadata={"help": "Mean budget for target_mean, in codes."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, choices in (("scale_rewards", SCALES), ("weighting", WEIGHTINGS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        if not 0 < self.fidelity_weight < 1:
+            raise ValueError(f"fidelity_weight must lie between 0 and 1; got {self.fidelity_weight}.")
+        if self.num_iterations < 1:
+            raise ValueError(f"num_iterations must be at least 1; got {self.num_iterations}.")
+        if (self.weighting == "target_mean") != (self.target_mean_budget is not None):
+            raise ValueError(
+                f"target_mean_budget goes with weighting=target_mean; got {self.target_mean_budget} with "
+                f"{self.weighting}."
+            )
+
+
+class RewardDataset(Dataset):
+    """
+    The rows of a reward table as tensors, fetched a batch at a time.
+
+    Args:
+        table ([`RewardTable`]): Its columns must be the candidate budgets.
+        mse_weight (`float`): See [`RewardTable.fidelity`].
+    """
+
+    def __init__(self, table: RewardTable, mse_weight: float):
+        self.features, self.fidelity = table.features, table.fidelity(mse_weight)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        return {"features": self.features[indices], "fidelity": self.fidelity[indices]}
+
+
+class AdaTokPolicyTrainer(Trainer):
+    """
+    Trains a policy on a reward table. The tokenizer is not involved, so it cannot change.
+
+    The group of an image is all its candidate budgets, each with its known reward: the expected advantage under the
+    policy and its gradient are exact. Fidelity is `-(LPIPS + mse_weight * MSE)`, efficiency `1 - budget / N`; each is
+    centred per image and divided by its deviation over the dataset, and the two are added under weights that
+    Dynamic Pareto Weighting moves.
+
+    Args:
+        model ([`AdaTokPolicy`]): The `policy` of an [`AdaTokModel`].
+        args ([`PolicyTrainingArguments`]): The arguments.
+        train_dataset ([`RewardTable`]): Rewards at exactly the candidate budgets of the policy.
+        eval_dataset ([`RewardTable`], *optional*): The same for other images; the hypervolume rule needs it.
+        kwargs: As for [`~transformers.Trainer`].
+
+    Raises:
+        `ValueError`: if there are too few images, rewards that are not finite or all alike, or columns that are not
+            the policy's candidates.
+
+    Source: huggingface.co/papers/2606.07185
+    """
+
+    args: PolicyTrainingArguments
+
+    def __init__(
+        self,
+        model: AdaTokPolicy,
+        args: PolicyTrainingArguments,
+        train_dataset: RewardTable,
+        eval_dataset: RewardTable | None = None,
+        **kwargs,
+    ):
+        for table in (train_dataset, eval_dataset):
+            if table is not None:
+                table.check()
+                if len(table.budgets) != model.fc2.out_features:
+                    raise ValueError(
+                        f"The policy chooses among {model.fc2.out_features} budgets, the reward table has "
+                        f"{table.info.budgets}; select the candidates first."
+                    )
+        if len(train_dataset) < MIN_IMAGES:
+            raise ValueError(
+                f"The deviation of the rewards needs at least {MIN_IMAGES} images; the table has {len(train_dataset)}."
+            )
+        if args.weighting == "hypervolume" and eval_dataset is None:
+            raise ValueError("The hypervolume rule needs evaluation images, for it rewards points of their front.")
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=RewardDataset(train_dataset, args.mse_weight),
+            eval_dataset=eval_dataset,
+            data_collator=lambda batch: batch,  # `RewardDataset` gives whole batches
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = False
+        self.budgets = train_dataset.budgets
+        shares = (self.budgets / self.budgets[-1]).to(args.device)
+        self.efficiency, self.shares = 1 - shares, shares
+        self.scales = [reward_scale(self.train_dataset.fidelity), reward_scale(self.efficiency)]
+        if self.scales[0] < 1e-8:
+            raise ValueError("Every image is equally faithful at all budgets, so there is nothing to choose.")
+        self.weighting = make_weighting(args, int(self.budgets[-1]))
+        self.reference = deepcopy(self.model).requires_grad_(False)
+        self.old_policy = deepcopy(self.reference)
+        self._point: tuple[float, float] | None = None
+        self._logs: dict[str, list[torch.Tensor]] = {}
+
+    def advantages(self, fidelity: torch.Tensor) -> torch.Tensor:
+        """Of both objectives, `(images, candidates)` to `(images, 2, candidates)`."""
+        rewards = torch.stack([fidelity, self.efficiency.expand_as(fidelity)], dim=1)
+        if self.args.scale_rewards == "group":
+            return group_advantages(rewards)
+        scales = [1.0, 1.0] if self.args.scale_rewards == "none" else self.scales
+        return group_advantages(rewards, torch.tensor(scales, device=rewards.device)[:, None])
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: int | None = None,
+    ):
+        args = self.args
+        logits = model(inputs["features"])
+        log_probs = logits.log_softmax(dim=-1)
+        objectives = self.advantages(inputs["fidelity"])
+        weights = self.weighting.weights.to(objectives.device)
+        advantages = self.weighting.multiplier * (weights[:, None] * objectives).sum(dim=1)
+        loss, clip_ratio = grpo_loss(
+            log_probs,
+            self._old_log_probs(inputs["features"], log_probs),
+            advantages,
+            epsilon=args.epsilon,
+            entropy_coef=args.entropy_coef,
+            beta=args.beta,
+            ref_log_probs=self._log_probs(self.reference, inputs["features"]),
+        )
+        gradients = self._objective_gradients(log_probs, objectives)
+        self._log_step(log_probs, advantages, inputs, gradients, clip_ratio)
+        mean_share = (log_probs.detach().exp() @ self.shares).mean()
+        mean_share = self.accelerator.reduce(mean_share, "mean").item()
+        self.weighting.update(Progress(gradients, mean_share, self._point))
+        self._point = None
+        return (loss, logits) if return_outputs else loss
+
+    def _old_log_probs(self, features: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
+        if self.args.num_iterations == 1:
+            return log_probs.detach()
+        if self.state.global_step % self.args.num_iterations == 0:
+            self.old_policy.load_state_dict(self.accelerator.unwrap_model(self.model).state_dict())
+        return self._log_probs(self.old_policy, features)
+
+    @torch.no_grad()
+    def _log_probs(self, policy: nn.Module, features: torch.Tensor) -> torch.Tensor:
+        return policy(features).log_softmax(dim=-1)
+
+    def _objective_gradients(self, log_probs: torch.Tensor, objectives: torch.Tensor) -> torch.Tensor:
+        """Gradient of each objective's expected advantage by itself, shape `(2, parameters)`."""
+        parameters = list(self.accelerator.unwrap_model(self.model).parameters())
+        expected = (log_probs.exp()[:, None] * objectives).sum(dim=-1).mean(dim=0)  # (2,)
+        rows = [
+            torch.cat([grad.flatten() for grad in torch.autograd.grad(value, parameters, retain_graph=True)])
+            for value in expected
+        ]
+        return self.accelerator.reduce(torch.stack(rows), "mean")
+
+    @torch.no_grad()
+    def _log_step(self, log_probs, advantages, inputs, gradients, clip_ratio):
+        probs, deviation = log_probs.exp(), advantages.square().mean(dim=-1).sqrt()
+        reference = self._log_probs(self.reference, inputs["features"])
+        norms, weights = gradients.norm(dim=1), self.weighting.weights
+        values = {
+            "reward": (probs * advantages).sum(dim=-1).mean(),
+            "reward_std": deviation.mean(),
+            "frac_reward_zero_std": (deviation < 1e-6).float().mean(),
+            "entropy": entropy(log_probs).mean(),
+            "kl": kl_divergence(log_probs, reference).mean(),
+            "clip_ratio": clip_ratio,
+            "mean_budget": (probs @ self.budgets.to(probs)).mean(),
+            "fidelity": (probs * inputs["fidelity"]).sum(dim=-1).mean(),
+            "weight_fidelity": weights[0],
+            "weight_efficiency": weights[1],
+            "reward_multiplier": torch.tensor(self.weighting.multiplier),
+            "grad_norm_fidelity": norms[0],
+            "grad_norm_efficiency": norms[1],
+        }
+        for name, value in values.items():
+            self._logs.setdefault(name, []).append(value.to(probs.device))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None):
+        if "loss" in logs:
+            for name, values in self._logs.items():
+                logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
+            self._logs = {}
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        eval_dataset: RewardTable | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """
+        Measures the policy's choice, without a cost bias, on other images.
+
+        Returns:
+            `dict[str, float]`: `mean_budget` in codes, `lpips`, `psnr` in dB, `entropy` in nats, and `top_share`, the
+            share of the budget that is chosen most, each behind the prefix.
+        """
+        table = eval_dataset if eval_dataset is not None else self.eval_dataset
+        policy = self.accelerator.unwrap_model(self.model).eval()
+        log_probs = policy(table.features.to(self.args.device)).log_softmax(dim=-1)
+        columns = choose_columns(log_probs, self.budgets.to(log_probs.device), 0.0).cpu()
+        rows = torch.arange(len(table))
+        metrics = {
+            "mean_budget": self.budgets[columns].float().mean(),
+            "lpips": table.lpips[rows, columns].mean(),
+            "psnr": table.psnr[rows, columns].mean(),
+            "entropy": entropy(log_probs).mean(),
+            "top_share": columns.bincount().max() / len(columns),
+        }
+        metrics = {f"{metric_key_prefix}_{name}": value.item() for name, value in metrics.items()}
+        objectives = self.advantages(table.fidelity(self.args.mse_weight).to(log_probs.device))
+        fidelity, efficiency = (log_probs.exp()[:, None] * objectives).sum(dim=-1).mean(dim=0).tolist()
+        self._point = (fidelity, efficiency)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_optimizer_and_scheduler(self, output_dir: str):
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            state = {
+                "weighting": self.weighting.state_dict(),
+                "point": self._point,
+                "reference": self.reference.state_dict(),
+                "old_policy": self.old_policy.state_dict(),
+            }
+            torch.save(state, os.path.join(output_dir, STATE_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        path = os.path.join(checkpoint, STATE_NAME)
+        if not os.path.isfile(path):
+            raise ValueError(
+                f"{checkpoint} has no {STATE_NAME}, so it cannot be resumed; name a checkpoint of this trainer."
+            )
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.weighting.load_state_dict(state["weighting"])
+        self._point = state["point"]
+        self.reference.load_state_dict(state["reference"])
+        self.old_policy.load_state_dict(state["old_policy"])
+
+
+def make_weighting(args: PolicyTrainingArguments, num_latent_tokens: int) -> FixedWeighting:
+    """The rule that the arguments name, at its start."""
+    weights = torch.tensor([args.fidelity_weight, 1 - args.fidelity_weight])
+    step = {"learning_rate": args.weighting_learning_rate, "floor": args.weight_floor}
+    if args.weighting == "gradient":
+        return GradientWeighting(weights, **step, decay=args.weighting_decay)
+    if args.weighting == "target_mean":
+        return TargetMeanWeighting(weights, **step, target=args.target_mean_budget / num_latent_tokens)
+    return HypervolumeWeighting(weights) if args.weighting == "hypervolume" else FixedWeighting(weights)
