@@ -294,6 +294,51 @@ def calibrate(
     )
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def study(
+    context: typer.Context,
+    train_table: Annotated[Path, typer.Option(metavar="DIR", help="Reward table the policies learn from.")],
+    eval_table: Annotated[Path, typer.Option(metavar="DIR", help="Reward table of held-out images.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where study.json, study.md and the plots go.")],
+    recipe: Annotated[str, typer.Option(metavar="NAME_OR_PATH", help="How the policies are trained.")],
+    mean_budget: Annotated[
+        float | None, typer.Option(help="Common mean of all arms in codes; the policy's own if not given.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How often each network is trained.")] = 3,
+    model: ModelOption = None,
+):
+    """
+    Is choosing the budget per image worth something? Policy, controls and ablations on held-out images. Any further
+    `--key value` overrides the recipe. The last line of the output is one JSON object.
+    """
+    from .allocation.reward_table import RewardTable
+    from .evaluation.plots import plot_study
+    from .evaluation.report import format_study_table, last_line, write_report
+    from .evaluation.study import run_study
+    from .training.policy import PolicyDataArguments, PolicyTrainingArguments
+    from .training.recipe import parse_recipe
+
+    prepare_folder(out)
+    network, _, _ = _load_model(model, "cpu")
+    quiet = ["--save_strategy", "no", "--disable_tqdm", "true", "--log_level", "error", "--output_dir", str(out)]
+    _, arguments = parse_recipe(recipe, [*context.args, *quiet], [PolicyDataArguments, PolicyTrainingArguments])
+    result = run_study(
+        RewardTable.load(train_table, network),
+        RewardTable.load(eval_table, network),
+        network.config,
+        arguments,
+        out,
+        policy=network.policy if network.config.is_policy_trained else None,
+        seeds=seeds,
+        mean_budget=mean_budget,
+    )
+    plot_study(result, out)
+    report = write_report(out)
+    typer.echo(format_study_table(result))
+    typer.echo(f"The report is {report}.")
+    typer.echo(last_line(result))
+
+
 @train_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def tokenizer(
     context: typer.Context,

@@ -1,4 +1,4 @@
-"""Small random models and drawn pictures for all tests."""
+"""Small random models, drawn pictures and random perceptual weights for all tests."""
 
 from pathlib import Path
 
@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import save_file
 from torch import nn
+from torchvision import models
 
 from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
 from adatok_hf.allocation.reward_table import RewardTable, RewardTableInfo
+from adatok_hf.perceptual import BACKBONE_FILES
+
+
+BACKBONES = {"alex": models.alexnet, "vgg": models.vgg16}
 
 
 @pytest.fixture
@@ -112,3 +118,23 @@ def make_table():
         return RewardTable(info, columns)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def backbone_features():
+    """Random convolutions of a backbone, under torchvision's names and rounded to half precision."""
+
+    def make(net: str) -> dict[str, torch.Tensor]:
+        torch.manual_seed(7)
+        features = BACKBONES[net](weights=None).features.state_dict()
+        return {f"features.{name}": tensor.half() for name, tensor in features.items()}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def weights_dir(tmp_path_factory, backbone_features) -> Path:
+    """A folder with random AlexNet weights under the name that `load_lpips` looks for."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(backbone_features("alex"), folder / BACKBONE_FILES["alex"])
+    return folder

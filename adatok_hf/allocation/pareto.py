@@ -15,11 +15,15 @@ class Progress:
         mean_budget (`float`): Expected budget as a share of N, in 0..1.
         point (`tuple[float, float]`, *optional*):
             Mean advantages in fidelity and efficiency on the validation images, where they were just measured.
+        pace (`float`, *optional*, defaults to 1.0):
+            The policy's learning rate as a share of its peak, in 0..1. Weights that kept moving while the policy
+            stands still would end where they do not belong.
     """
 
     gradients: torch.Tensor
     mean_budget: float
     point: tuple[float, float] | None = None
+    pace: float = 1.0
 
 
 @dataclass
@@ -58,32 +62,27 @@ class GradientWeighting(FixedWeighting):
 
     Args:
         weights (`torch.Tensor` of shape `(2,)`): At the start.
-        learning_rate (`float`, *optional*, defaults to 0.02): Step of the mirror descent.
+        learning_rate (`float`, *optional*, defaults to 0.2): Step of the mirror descent.
         floor (`float`, *optional*, defaults to 0.05): Least weight of an objective, below 0.5.
         decay (`float`, *optional*, defaults to 0.9): Of the moving average of the influences.
-        warmup (`int`, *optional*, defaults to 10): Steps whose mean norm is that of the start; weights rest meanwhile.
 
     Source: huggingface.co/papers/2509.11452
     """
 
-    learning_rate: float = 0.02
+    learning_rate: float = 0.2
     floor: float = 0.05
     decay: float = 0.9
-    warmup: int = 10
-    steps: int = 0
-    start_norms: torch.Tensor = field(default_factory=lambda: torch.zeros(2))
+    start_norms: torch.Tensor | None = None
     influence: torch.Tensor = field(default_factory=lambda: torch.zeros(2))
 
     def update(self, progress: Progress):
-        self.steps += 1
-        if self.steps <= self.warmup:
-            norms = progress.gradients.norm(dim=1).cpu()
-            self.start_norms = self.start_norms + (norms - self.start_norms) / self.steps
-            return
-        gradients = progress.gradients.cpu() / self.start_norms.clamp(min=1e-12)[:, None]
+        gradients = progress.gradients.cpu()
+        if self.start_norms is None:
+            self.start_norms = gradients.norm(dim=1).clamp(min=1e-12)
+        gradients = gradients / self.start_norms[:, None]
         influence = gradients @ gradients.sum(dim=0)
         self.influence = self.influence.lerp(influence, 1 - self.decay)
-        weights = (self.weights.log() + self.learning_rate * self.influence).softmax(dim=0)
+        weights = (self.weights.log() + progress.pace * self.learning_rate * self.influence).softmax(dim=0)
         self.weights = weights.clamp(self.floor, 1 - self.floor)
 
 
@@ -137,7 +136,7 @@ class TargetMeanWeighting(FixedWeighting):
         if self.lagrange_multiplier is None:
             self.lagrange_multiplier = (self.weights[1] / self.weights[0]).log().item()
         excess = progress.mean_budget - self.target
-        self.lagrange_multiplier += self.learning_rate * excess
+        self.lagrange_multiplier += progress.pace * self.learning_rate * excess
         efficiency = torch.tensor(self.lagrange_multiplier + self.damping * excess).sigmoid()
         self.weights = torch.stack([1 - efficiency, efficiency]).clamp(self.floor, 1 - self.floor)
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 
+TRAINABLE_PARTS = ("heads", "decoder")
+
+
 @dataclass
 class ModelArguments:
     """The architecture; what is left out keeps the default of [`AdaTokConfig`]."""
@@ -60,6 +63,16 @@ class ReconstructionTrainingArguments(TrainingArguments):
     do_train: bool = field(default=True, metadata={"help": "Whether to train; else only evaluate."})
     # Trainer would drop the images before the collator sees them.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: the collator needs the images."})
+    train_only: str | None = field(
+        default=None,
+        metadata={
+            "help": "heads, or decoder with its heads: all else stays bit-identical and nothing is revived. If not "
+            "given, all but the policy is trained."
+        },
+    )
+    training_budgets: list[int] | None = field(
+        default=None, metadata={"help": "Budgets to draw from and to evaluate at; the candidates if not given."}
+    )
     reconstruction_weight: float = field(default=1.0, metadata={"help": "Weight of the mean squared error."})
     perceptual_weight: float = field(default=1.0, metadata={"help": "Weight of LPIPS; 0 needs no network."})
     perceptual_start: int = field(default=0, metadata={"help": "Step at which LPIPS begins."})
@@ -86,3 +99,10 @@ class ReconstructionTrainingArguments(TrainingArguments):
     )
     grid_images: int = field(default=8, metadata={"help": "Images in the picture grid saved at each evaluation."})
     weights_dir: str | None = field(default=None, metadata={"help": "Folder with LPIPS backbones, for offline use."})
+
+    def __post_init__(self):
+        if self.train_only is not None and self.train_only not in TRAINABLE_PARTS:
+            raise ValueError(
+                f"train_only must be one of {', '.join(TRAINABLE_PARTS)}, or not given; got {self.train_only!r}."
+            )
+        super().__post_init__()

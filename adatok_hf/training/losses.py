@@ -10,11 +10,12 @@ def draw_budgets(
     batch_size: int, candidate_budgets: Sequence[int], device: torch.device | None = None
 ) -> torch.Tensor:
     """
-    Nested tail masking: one budget per image, half from the candidates, half uniform over 1..N with N included.
+    Nested tail masking: one budget per image, half from the candidates, half uniform over 1..B, where B is the
+    last candidate, which is included.
 
     Args:
         batch_size (`int`): Number of images.
-        candidate_budgets (`Sequence[int]`): Ascending candidates; the last one is N.
+        candidate_budgets (`Sequence[int]`): Ascending; normally the model's candidates, so that the last one is N.
         device (`torch.device`, *optional*): Where the result goes; the draw itself is made on the CPU.
 
     Returns:

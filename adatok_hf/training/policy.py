@@ -14,7 +14,7 @@ from accelerate import PartialState
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import set_seed
+from transformers import PrinterCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from .. import default_checkpoint
@@ -112,6 +112,8 @@ def train_policy(
         train_dataset=table.select(budgets=config.budgets),
         eval_dataset=eval_table.select(budgets=config.budgets),
     )
+    if arguments.log_level == "error":
+        trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=resume_from_checkpoint)
     trainer.evaluate()
     return TrainedPolicy(

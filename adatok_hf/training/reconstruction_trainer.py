@@ -25,18 +25,63 @@ from .losses import LeCamRegularizer, draw_budgets, hinge_discriminator_loss, sh
 STATE_NAME = "reconstruction_state.pt"
 
 
+def freeze(model: AdaTokModel, train_only: str | None = None):
+    """
+    Takes the gradient from all that stage 1 does not train: always the policy.
+
+    Args:
+        model ([`AdaTokModel`]): The model, changed in place. Nothing gets a gradient that had none.
+        train_only (`str`, *optional*):
+            `"heads"` leaves only the LoRA heads, `"decoder"` the decoder with them. No gradient then reaches the
+            encoder, so it runs without keeping its activations.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf import AdaTokConfig, AdaTokModel
+    >>> from adatok_hf.training.reconstruction_trainer import freeze
+
+    >>> model = AdaTokModel(AdaTokConfig(hidden_size=32, num_hidden_layers=1))
+    >>> freeze(model, "heads")
+    >>> all("lora_" in name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    True
+
+    ```"""
+    model.policy.requires_grad_(False)
+    if train_only is not None:
+        model.encoder.requires_grad_(False)
+        model.quantizer.requires_grad_(False)
+    if train_only == "heads":
+        for name, parameter in model.decoder.named_parameters():
+            if "lora_" not in name:
+                parameter.requires_grad_(False)
+
+
+def check_budgets(budgets: list[int], num_latent_tokens: int) -> list[int]:
+    """Gives the budgets to train back; `ValueError` unless they ascend strictly within `1 .. num_latent_tokens`."""
+    if sorted(set(budgets)) != list(budgets) or budgets[0] < 1 or budgets[-1] > num_latent_tokens:
+        raise ValueError(
+            f"training_budgets must ascend strictly and lie between 1 and {num_latent_tokens}; got {budgets}."
+        )
+    return list(budgets)
+
+
 class ReconstructionTrainer(Trainer):
     """
     Trains encoder, quantizer, decoder and heads so that every prefix of the codes decodes.
 
     Each image of a batch gets a budget of its own from `draw_budgets`. The loss is reconstruction, LPIPS and
     quantization, and from a given step on a hinge GAN with LeCam. Averaged weights are kept and exported, unused codes
-    are revived, and evaluation measures PSNR and LPIPS at every candidate budget. The policy stays as it is.
+    are revived, and evaluation measures PSNR and LPIPS at every candidate budget. The policy stays as it is, and so
+    does everything outside the part that `args.train_only` names.
 
     Args:
-        model ([`AdaTokModel`]): The model.
+        model ([`AdaTokModel`]): The model; what needs no gradient already is not trained either.
         args ([`ReconstructionTrainingArguments`]): The arguments.
         kwargs: As for [`~transformers.Trainer`]; `processing_class` is the image processor.
+
+    Raises:
+        `ValueError`: if `args.training_budgets` do not ascend strictly within `1 .. num_latent_tokens`.
 
     Source: huggingface.co/papers/2606.07185
     """
@@ -45,7 +90,10 @@ class ReconstructionTrainer(Trainer):
     model: AdaTokModel
 
     def __init__(self, model: AdaTokModel, args: ReconstructionTrainingArguments, **kwargs):
-        model.policy.requires_grad_(False)
+        self.training_budgets = check_budgets(
+            args.training_budgets or model.config.budgets, model.config.num_latent_tokens
+        )
+        freeze(model, args.train_only)
         super().__init__(model=model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = False
         device = args.device
@@ -54,6 +102,7 @@ class ReconstructionTrainer(Trainer):
             self.lpips = load_lpips(args.perceptual_net, args.weights_dir).to(device)
             same = args.eval_perceptual_net == args.perceptual_net
             self.eval_lpips = self.lpips if same else load_lpips(args.eval_perceptual_net, args.weights_dir).to(device)
+        self._trained_names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.ema = AveragedModel(model, device=device, multi_avg_fn=self._average)
         self.lecam = LeCamRegularizer().to(device)
         self.code_counts = torch.zeros(model.config.codebook_size, dtype=torch.long, device=device)
@@ -82,7 +131,8 @@ class ReconstructionTrainer(Trainer):
         num_items_in_batch: int | None = None,
     ):
         args, step = self.args, self.state.global_step
-        if args.freeze_latent_norm_step is not None and step >= args.freeze_latent_norm_step:
+        frozen_from = 0 if args.train_only is not None else args.freeze_latent_norm_step
+        if frozen_from is not None and step >= frozen_from:
             self.model.quantizer.latent_norm.eval()
         pixel_values = inputs["pixel_values"]
         batch_size, rank = len(pixel_values), args.process_index
@@ -91,7 +141,7 @@ class ReconstructionTrainer(Trainer):
         pixel_values = torch.where(
             mirrored.to(pixel_values.device)[:, None, None, None], pixel_values.flip(-1), pixel_values
         )
-        budgets = draw_budgets(args.world_size * batch_size, self.model.config.budgets, pixel_values.device)
+        budgets = draw_budgets(args.world_size * batch_size, self.training_budgets, pixel_values.device)
         budgets = budgets.view(args.world_size, batch_size)[rank]
         outputs = model(pixel_values=pixel_values, budgets=budgets, return_loss=True)
         reconstruction = outputs.pixel_values.float()
@@ -161,9 +211,9 @@ class ReconstructionTrainer(Trainer):
             counts = self.accelerator.reduce(self.code_counts)
             self.codebook_use = (counts > 0).float().mean().item()
             self.code_counts.zero_()
-            if step <= args.revive_until * self.state.max_steps:
+            if args.train_only is None and step <= args.revive_until * self.state.max_steps:
                 self._revive_dead_codes(counts)
-        if step in args.revive_latents_steps:
+        if args.train_only is None and step in args.revive_latents_steps:
             self.log({"revived_latents": revive_latents(model, self._images[0])})
 
     @torch.no_grad()
@@ -191,22 +241,22 @@ class ReconstructionTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """
-        Measures the averaged weights at every candidate budget and saves a picture grid.
+        Measures the averaged weights at every candidate budget, or at `args.training_budgets` where they are given,
+        and saves a picture grid.
 
         Returns:
             `dict[str, float]`: `{prefix}_psnr_{budget}` in dB, `{prefix}_lpips_{budget}` where LPIPS is trained with,
             and `{prefix}_codebook_use`, the share of the codebook that the full codes of these images use.
         """
         model = self.ema.module.eval()
-        budgets = model.config.budgets
         psnr, lpips, used = defaultdict(list), defaultdict(list), torch.zeros_like(self.code_counts)
         rows = []
         for batch in self.get_eval_dataloader(eval_dataset):
             pixel_values = self._prepare_inputs(batch)["pixel_values"]
-            codes = model.encode(pixel_values, budgets=budgets[-1]).image_codes
+            codes = model.encode(pixel_values, budgets=model.config.num_latent_tokens).image_codes
             used += torch.bincount(self.accelerator.gather_for_metrics(codes).flatten(), minlength=len(used))
             column = [pixel_values]
-            for budget in budgets:
+            for budget in self.training_budgets:
                 reconstruction = model.decode(codes, budgets=budget).pixel_values.clamp(-1, 1)
                 error = (reconstruction - pixel_values).square().mean(dim=(1, 2, 3))
                 psnr[budget].append(self.accelerator.gather_for_metrics(10 * torch.log10(4 / error.clamp(min=1e-10))))
@@ -246,9 +296,7 @@ class ReconstructionTrainer(Trainer):
         with tempfile.TemporaryDirectory(dir=output_dir) as folder:
             weights = self.ema.module.state_dict()
             if self.args.export_half_precision:
-                weights = {
-                    name: value.half() if value.is_floating_point() else value for name, value in weights.items()
-                }
+                weights = {name: self._in_half_precision(name, value) for name, value in weights.items()}
             self.ema.module.save_pretrained(folder, state_dict=weights)
             self.processing_class.save_pretrained(folder)
             (Path(folder) / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -256,6 +304,12 @@ class ReconstructionTrainer(Trainer):
             (Path(folder) / "README.md").write_text(card, encoding="utf-8")
             for file in sorted(Path(folder).iterdir()):
                 file.replace(output_dir / file.name)
+
+    def _in_half_precision(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        rounded = value.half() if value.is_floating_point() else value
+        trained = self.args.train_only is None or name in self._trained_names
+        # Of a model that is trained in part, the rest must load bit-identical, wherever it came from.
+        return rounded if trained or torch.equal(rounded.to(value.dtype), value) else value
 
     def _save_optimizer_and_scheduler(self, output_dir: str):
         super()._save_optimizer_and_scheduler(output_dir)

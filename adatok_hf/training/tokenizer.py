@@ -57,6 +57,10 @@ def train(
         raise ValueError(
             "There is nothing to train on: give --train_data, an image folder, parquet files or a dataset."
         )
+    if arguments.do_train and arguments.train_only is not None and model_arguments.init_from is None:
+        raise ValueError(
+            f"--train_only {arguments.train_only} trains a part of a finished model: name its folder by --init_from."
+        )
     set_seed(arguments.seed)
     model, processor = build_model(model_arguments)
     train_dataset = eval_dataset = None
@@ -81,13 +85,13 @@ def train(
         trainer.train(resume_from_checkpoint=checkpoint)
     metrics = trainer.evaluate() if eval_dataset is not None else {}
     if arguments.do_train and trainer.is_world_process_zero():
-        rows = quality_rows(metrics, model.config.budgets)
+        rows = quality_rows(metrics, trainer.training_budgets)
         trainer.export(arguments.output_dir, {"rows": rows, "training": training_facts(trainer, data_arguments)})
     return metrics
 
 
 def quality_rows(metrics: dict[str, float], budgets: list[int]) -> list[dict[str, float]]:
-    """The metrics of `ReconstructionTrainer.evaluate` as one row per candidate budget, for the model card."""
+    """The metrics of `ReconstructionTrainer.evaluate` as one row per budget, for the model card."""
     names = [name for name in ("psnr", "lpips") if f"eval_{name}_{budgets[0]}" in metrics]
     rows = [{"budget": budget, **{name: metrics[f"eval_{name}_{budget}"] for name in names}} for budget in budgets]
     return rows if names else []
@@ -107,6 +111,8 @@ def training_facts(trainer: ReconstructionTrainer, data_arguments: DataArguments
         "perceptual loss": f"LPIPS ({arguments.perceptual_net}), weight {arguments.perceptual_weight}",
         "adversarial loss": f"weight {arguments.adversarial_weight}" if trainer.discriminator is not None else "none",
     }
+    if arguments.train_only is not None:
+        facts["trained part"] = f"{arguments.train_only} only"
     if trainer.eval_dataset is not None:
         facts["quality measured on"] = f"{len(trainer.eval_dataset)} images of the evaluation data"
         facts["LPIPS above"] = f"backbone {arguments.eval_perceptual_net}"

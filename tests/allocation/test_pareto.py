@@ -24,14 +24,16 @@ def opposed(fidelity: float, efficiency: float) -> Progress:
     return Progress(torch.tensor([[fidelity, 0.0], [-efficiency, 0.0]]), mean_budget=0.5)
 
 
-def warmed_up(fidelity: float, efficiency: float, **options) -> GradientWeighting:
-    weighting = GradientWeighting(HALF.clone(), warmup=1, **options)
+def started(fidelity: float, efficiency: float, **options) -> GradientWeighting:
+    """A rule whose first gradients had these norms."""
+    weighting = GradientWeighting(HALF.clone(), **options)
     weighting.update(opposed(fidelity, efficiency))
+    assert weighting.weights.tolist() == [0.5, 0.5]
     return weighting
 
 
 def test_objective_with_more_of_its_first_gradient_left_gains_weight():
-    weighting = warmed_up(10.0, 1.0)
+    weighting = started(10.0, 1.0)
     weighting.update(opposed(5.0, 0.9))  # fidelity has half its gradient left, efficiency nine tenths
     assert weighting.weights[1] > 0.5 and weighting.weights.sum().item() == pytest.approx(1)
 
@@ -45,23 +47,23 @@ def test_gradients_of_unit_length_would_never_move_two_weights():
 
 def test_weights_rest_where_they_are_inverse_to_the_first_norms():
     """A policy that has always converged: the gradients balance under the weights of the moment."""
-    weighting = warmed_up(3.0, 1.0, learning_rate=0.2)
+    weighting = started(3.0, 1.0, learning_rate=0.2)
     for _ in range(2000):
         fidelity, efficiency = weighting.weights.tolist()
         weighting.update(opposed(efficiency, fidelity))  # w_f |g_f| = w_e |g_e|
     assert (weighting.weights[0] * 3.0).item() == pytest.approx((weighting.weights[1] * 1.0).item(), rel=1e-2)
 
 
-def test_weights_rest_during_warmup():
-    weighting = GradientWeighting(torch.tensor([0.3, 0.7]), warmup=3)
-    for _ in range(3):
-        weighting.update(opposed(5.0, 1.0))
-    assert weighting.weights.tolist() == pytest.approx([0.3, 0.7])
-    assert weighting.start_norms.tolist() == pytest.approx([5.0, 1.0])
+def test_weights_rest_where_the_policy_stands_still():
+    weighting = started(1.0, 1.0)
+    progress = opposed(0.5, 0.9)
+    progress.pace = 0.0
+    weighting.update(progress)
+    assert weighting.weights.tolist() == [0.5, 0.5]
 
 
 def test_no_weight_falls_below_the_floor():
-    weighting = warmed_up(1.0, 1.0, floor=0.1, learning_rate=1.0)
+    weighting = started(1.0, 1.0, floor=0.1, learning_rate=1.0)
     for _ in range(100):
         weighting.update(opposed(5.0, 0.1))
     assert weighting.weights.tolist() == pytest.approx([0.9, 0.1])

@@ -1,24 +1,17 @@
-"""Drawn pictures, random perceptual weights and a trainer that takes a few steps on the CPU."""
+"""Drawn pictures and a trainer that takes a few steps on the CPU."""
 
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
-from torchvision import models
 from transformers import TrainerCallback, set_seed
 
 from adatok_hf import AdaTokModel
-from adatok_hf.perceptual import BACKBONE_FILES
 from adatok_hf.training.arguments import ReconstructionTrainingArguments
 from adatok_hf.training.data import ImageCollator
 from adatok_hf.training.reconstruction_trainer import ReconstructionTrainer
-
-
-BACKBONES = {"alex": models.alexnet, "vgg": models.vgg16}
 
 
 def draw_picture(seed: int) -> Image.Image:
@@ -43,26 +36,6 @@ def write_pictures():
         return folder
 
     return write
-
-
-@pytest.fixture(scope="session")
-def backbone_features():
-    """Random convolutions of a backbone, under torchvision's names and rounded to half precision."""
-
-    def make(net: str) -> dict[str, torch.Tensor]:
-        torch.manual_seed(7)
-        features = BACKBONES[net](weights=None).features.state_dict()
-        return {f"features.{name}": tensor.half() for name, tensor in features.items()}
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def weights_dir(tmp_path_factory, backbone_features) -> Path:
-    """A folder with random AlexNet weights under the name that `load_lpips` looks for."""
-    folder = tmp_path_factory.mktemp("weights")
-    save_file(backbone_features("alex"), folder / BACKBONE_FILES["alex"])
-    return folder
 
 
 @pytest.fixture

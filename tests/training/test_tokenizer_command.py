@@ -115,6 +115,33 @@ def test_training_from_a_checkpoint_starts_with_its_weights(run, tmp_path):
     assert all(torch.equal(start[name], end[name]) for name in start if name not in statistics)
 
 
+def test_heads_alone_are_trained_from_a_checkpoint(run, tmp_path):
+    run()
+    start = load_file(tmp_path / "out" / "model.safetensors")
+    further = tmp_path / "further"
+    run("--init_from", str(tmp_path / "out"), "--output_dir", str(further), "--train_only", "heads")
+    end = load_file(further / "model.safetensors")
+    changed = {name for name in start if not torch.equal(start[name], end[name])}
+    assert changed == {name for name in start if "lora_" in name}
+    assert json.loads((further / "metrics.json").read_text())["training"]["trained part"] == "heads only"
+
+
+def test_a_part_of_random_weights_is_not_trained(run, one_sentence):
+    with one_sentence("--train_only heads", "--init_from"):
+        run("--train_only", "heads")
+
+
+def test_an_unknown_part_is_refused(run, one_sentence):
+    with one_sentence("heads, decoder", "'head'"):
+        run("--train_only", "head")
+
+
+def test_the_card_shows_the_training_budgets(run, tmp_path):
+    run("--training_budgets", "3", "12", "--max_steps", "1")
+    rows = json.loads((tmp_path / "out" / "metrics.json").read_text())["rows"]
+    assert [row["budget"] for row in rows] == [3, 12]
+
+
 def test_no_evaluation_data_gives_no_metrics(run, recipe, tmp_path):
     values = yaml.safe_load(Path(recipe).read_text())
     del values["eval_data"]

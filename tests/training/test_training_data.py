@@ -46,7 +46,7 @@ def test_image_folder_is_sorted_and_recursive(tmp_path, pictures):
 def test_parquet_file(write_parquet, pictures):
     dataset = load_image_dataset(str(write_parquet("pictures.parquet")))
     assert [pixels(dataset, index) for index in range(len(dataset))] == [image.tobytes() for image in pictures]
-    assert set(dataset[0]) == {"image"}
+    assert set(dataset[0]) == {"image", "group"}
 
 
 def test_folder_of_parquet_files_serves_its_splits(tmp_path, write_parquet, pictures):
@@ -71,6 +71,34 @@ def test_max_images_are_spread_evenly(source, tmp_path, write_pictures, write_pa
     path = write_pictures(tmp_path / "images", 10) if source == "folder" else write_parquet("pictures.parquet")
     dataset = load_image_dataset(str(path), max_images=4)
     assert [pixels(dataset, index) for index in range(len(dataset))] == [pictures[i].tobytes() for i in (0, 3, 6, 9)]
+
+
+def test_slice_of_a_split(tmp_path, write_parquet, pictures):
+    write_parquet("data/train-0.parquet")
+    write_parquet("data/validation-0.parquet", pictures[5:7])
+    dataset = load_image_dataset(str(tmp_path / "data"), split="train[2:5]")
+    assert [pixels(dataset, index) for index in range(len(dataset))] == [image.tobytes() for image in pictures[2:5]]
+
+
+def test_group_is_the_label_up_to_its_slash_or_the_source_or_the_subfolder(tmp_path, pictures):
+    columns = {"image": pictures[:3], "label": [0, 2, 1], "source": ["a", "b", "a"]}
+    labels = datasets.ClassLabel(names=["emoji", "sketch/cat", "sketch/dog"])
+    features = datasets.Features({"image": datasets.Image(), "label": labels, "source": datasets.Value("string")})
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+
+    def groups(source):
+        return [item["group"] for item in load_image_dataset(str(source))]
+
+    dataset.to_parquet(tmp_path / "labels.parquet")
+    assert groups(tmp_path / "labels.parquet") == ["emoji", "sketch", "sketch"]
+    dataset.remove_columns("label").to_parquet(tmp_path / "sources.parquet")
+    assert groups(tmp_path / "sources.parquet") == ["a", "b", "a"]
+    dataset.select_columns("image").to_parquet(tmp_path / "bare.parquet")
+    assert groups(tmp_path / "bare.parquet") == ["", "", ""]
+    (tmp_path / "folder" / "cats").mkdir(parents=True)
+    pictures[0].save(tmp_path / "folder" / "cats" / "one.png")
+    pictures[1].save(tmp_path / "folder" / "two.png")
+    assert groups(tmp_path / "folder") == ["cats", ""]
 
 
 def test_max_images_beyond_the_source_takes_all(tmp_path, write_pictures):

@@ -1,0 +1,296 @@
+import json
+import shutil
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from study_tables import BUDGETS, CANDIDATES, Arguments, make_config, make_table, train
+
+from adatok_hf.evaluation.ablations import DYNAMIC_RULES, OTHER_STARTS, candidate_sets, weighting_ablation
+from adatok_hf.evaluation.arms import HeldOut
+from adatok_hf.evaluation.plots import plot_study
+from adatok_hf.evaluation.report import format_report, format_study_table, last_line, write_report
+from adatok_hf.evaluation.study import run_study
+
+
+SWEEP = (0.3, 0.5, 0.7)
+
+
+class CountingTrainer:
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, table, config, arguments):
+        self.calls.append((arguments, list(config.budgets)))
+        return train(table, config, arguments)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return make_table(500, 0), make_table(320, 1)
+
+
+@pytest.fixture(scope="module")
+def study(tables, tmp_path_factory):
+    """The result, its folder, and what was trained for it."""
+    folder, trainer = tmp_path_factory.mktemp("study"), CountingTrainer()
+    config = make_config()
+    options = {"seeds": 2, "resamples": 400, "sweep": SWEEP, "train": trainer}
+    policy = train(tables[0], config, Arguments(seed=9)).policy
+    result = run_study(*tables, config, Arguments(), folder, policy=policy, mean_budget=9.0, **options)
+    return result, folder, trainer.calls
+
+
+@pytest.fixture
+def run(tables, tmp_path):
+    def run(train_table=tables[0], eval_table=tables[1], **options):
+        options = {"config": make_config(), "arguments": Arguments(), "seeds": 1, "train": train} | options
+        return run_study(train_table, eval_table, out=tmp_path, resamples=100, sweep=(0.5,), **options)
+
+    return run
+
+
+def rows_of(result: dict) -> dict[str, dict]:
+    return {row["arm"]: row for row in result["rows"]}
+
+
+def test_a_policy_that_sees_the_needs_beats_the_controls(study):
+    rows = rows_of(study[0])
+    for name in ("uniform", "shuffled", "random", "time-sharing hull", "by WebP size, reversed"):
+        assert rows[name]["ci"][0] > 0, name
+        assert rows[name]["psnr_ci"][1] < 0, name
+    assert rows["oracle (reward)"]["ci"][1] < 0
+    shares = {(row["arm"], row["oracle"]): row for row in study[0]["share_of_oracle"]}
+    share = shares["policy", "oracle (reward)"]
+    assert 0.5 < share["ci"][0] < share["share"] < share["ci"][1] < 1
+
+
+def test_a_policy_that_sees_nothing_beats_nothing(run):
+    result = run(make_table(500, 0, is_predictable=False), make_table(320, 1, is_predictable=False), mean_budget=9.0)
+    rows = rows_of(result)
+    assert rows["shuffled"]["ci"][0] < 0
+    assert rows["time-sharing hull"]["ci"][0] < 0
+    assert "not distinguishable" in format_report(result) or "worse by" in format_report(result)
+
+
+def test_every_arm_is_judged_at_the_common_mean(study):
+    result = study[0]
+    assert {"policy", "checkpoint policy", "regressor"} < rows_of(result).keys()
+    for row in result["rows"]:
+        assert row["mean_budget"] == pytest.approx(9, abs=0.05)
+    for row in result["front"]:
+        assert row["mean_budget"] == pytest.approx(row["wanted_mean"], abs=0.05)
+    assert rows_of(result)["policy"]["ci"] == [0, 0]
+    assert len(rows_of(result)["policy"]["lpips_of_seeds"]) == 2
+
+
+def test_the_mean_is_that_of_the_first_policy_unless_given(run, tables):
+    result = run()
+    assert result["mean_budget"] == pytest.approx(result["as_trained"][0]["mean_budget"])
+    policy = train(tables[0], make_config(), Arguments(fidelity_weight=0.3)).policy
+    given = run(policy=policy)
+    assert given["mean_budget"] == pytest.approx(given["as_trained"][1]["mean_budget"])
+    assert given["mean_budget"] < result["mean_budget"]
+
+
+def test_the_ablations_change_what_they_name_and_nothing_else(study):
+    result, _, calls = study
+    base = Arguments()
+    assert all(seed in (0, 1) for seed in {arguments.seed for arguments, _ in calls})
+    variants = [(replace(arguments, seed=0), budgets) for arguments, budgets in calls if arguments.seed == 0]
+    assert variants == [
+        (base, CANDIDATES),
+        (replace(base, scale_rewards="group"), CANDIDATES),
+        (replace(base, weighting="hypervolume"), CANDIDATES),
+        (replace(base, weighting="target_mean", target_mean_budget=9.0), CANDIDATES),
+        *((replace(base, fidelity_weight=start), CANDIDATES) for start in OTHER_STARTS),
+        *((replace(base, weighting="fixed", fidelity_weight=weight), CANDIDATES) for weight in SWEEP),
+        (base, [8, 16]),
+        (base, BUDGETS),
+    ]
+    assert [row["candidates"] for row in result["ablations"]["candidates"]] == [2, 4, 8]
+    assert [row["arm"] for row in result["ablations"]["weighting"]] == [
+        *DYNAMIC_RULES,
+        *(f"gradient from {start:.2f}" for start in OTHER_STARTS),
+        *(f"fixed {weight:.2f}" for weight in SWEEP),
+    ]
+
+
+def test_candidate_sets_end_in_the_full_budget_and_do_not_repeat():
+    assert candidate_sets([4, 8, 12, 16], [2, 4, 6, 8, 12, 16]) == [[8, 16], [4, 8, 12, 16], [2, 4, 6, 8, 12, 16]]
+    assert candidate_sets([4, 8, 16], [4, 8, 16]) == [[4, 16], [4, 8, 16]]
+    assert candidate_sets([8, 16], [8, 16]) == [[8, 16]]
+
+
+def test_a_weighting_is_placed_by_its_distance_to_the_sweep(tables):
+    """Policies that know the needs make the front; one that chooses at random is behind it, the oracle beyond it."""
+    held_out = HeldOut(tables[1], CANDIDATES)
+    cost = torch.tensor(CANDIDATES) / 16
+    noise = 0.03 * torch.randn(320, 4, generator=torch.Generator().manual_seed(0))
+    fidelity = held_out.fidelity(0.0)
+    scores = {f"fixed {weight}": [fidelity + noise - weight * cost] for weight in (0.1, 0.2, 0.3, 0.5)}
+    scores |= {"gradient": [10 * noise], "target mean": [fidelity - 0.2 * cost], "hypervolume": [-cost + 0 * noise]}
+    rows = weighting_ablation(held_out, scores, {name: [[]] for name in scores}, resamples=300)
+    rows = {row["arm"]: row for row in rows}
+    assert rows["gradient"]["distance_ci"][0] > 0 and rows["gradient"]["nearest_ci"][0] > 0
+    assert rows["target mean"]["distance_ci"][1] < 0 and rows["target mean"]["nearest_ci"][1] < 0
+    assert rows["hypervolume"]["distance_to_sweep"] is None  # cheaper than every fixed weight
+    assert rows["fixed 0.1"]["distance_to_sweep"] is None
+    assert rows["hypervolume"]["top_share"] == 1
+
+
+def test_groups_come_by_rising_mean_budget_with_whole_histograms(study):
+    groups = study[0]["groups"]
+    assert [row["group"] for row in groups] == ["simple", "complex"]
+    assert groups[0]["mean_budget"] < groups[1]["mean_budget"]
+    assert sum(row["n"] for row in groups) == study[0]["n"] == 320
+    for row in groups:
+        assert sum(row["histogram"]) == pytest.approx(1)
+        mean = sum(budget * share for budget, share in zip(CANDIDATES, row["histogram"]))
+        assert mean == pytest.approx(row["mean_budget"], abs=1e-4)
+
+
+def test_budgets_that_follow_complexity_correlate_with_file_size(study):
+    assert study[0]["correlations"]["policy, webp_bytes"] > 0.8
+
+
+def test_an_interrupted_study_goes_on_where_it_stopped(study, tables, tmp_path):
+    result, folder = study[0], tmp_path / "study"
+    shutil.copytree(study[1], folder)
+    (removed,) = (folder / "runs").glob("fixed-0.30-dataset-4-budgets-seed-1-*.safetensors")
+    removed.unlink()
+    trainer = CountingTrainer()
+    options = {"seeds": 2, "resamples": 400, "sweep": SWEEP, "train": trainer, "mean_budget": 9.0}
+    policy = train(tables[0], make_config(), Arguments(seed=9)).policy
+    arguments = Arguments(output_dir="elsewhere")
+    assert run_study(*tables, make_config(), arguments, folder, policy=policy, **options) == result
+    assert [(arguments.fidelity_weight, arguments.seed) for arguments, _ in trainer.calls] == [(0.3, 1)]
+    run_study(*tables, make_config(), Arguments(max_steps=3), folder, **options)
+    assert len(trainer.calls) > 10
+
+
+def test_a_damaged_run_is_named(run, tmp_path):
+    run()
+    damaged = sorted((tmp_path / "runs").iterdir())[0]
+    damaged.write_bytes(b"not a network")
+    with pytest.raises(ValueError, match=f"{damaged.name} is damaged"):
+        run()
+
+
+def test_a_training_that_diverges_is_named(run):
+    def diverge(table, config, arguments):
+        trained = train(table, config, arguments)
+        torch.nn.init.constant_(trained.policy.fc2.bias, float("nan"))
+        return trained
+
+    with pytest.raises(ValueError, match="training of gradient-0.50-dataset-4-budgets-seed-0 diverged"):
+        run(train=diverge)
+
+
+def test_images_of_the_training_table_are_dropped(run, tables):
+    mixed = deepcopy(tables[1])
+    mixed.image_hashes[:20] = tables[0].image_hashes[:20]
+    result = run(eval_table=mixed)
+    assert (result["images_seen_in_training"], result["n"]) == (20, 300)
+
+
+def test_bad_input_is_refused(run, tables):
+    def changed(table, **info):
+        table = deepcopy(table)
+        vars(table.info).update(info)
+        return table
+
+    broken = deepcopy(tables[1])
+    broken.lpips[3, 2] = float("nan")
+    wide = make_config()
+    wide.hidden_size = 16
+    for message, options in (
+        ("at least 1 seed; got 0", {"seeds": 0}),
+        ("agree in their model_hash", {"eval_table": changed(tables[1], model_hash="b" * 64)}),
+        ("agree in their perceptual_net", {"eval_table": changed(tables[1], perceptual_net="vgg")}),
+        ("nan as lpips of image 3 at budget 6", {"eval_table": broken}),
+        (r"not \[12\]", {"train_table": tables[0].select(budgets=[4, 8, 16])}),
+        ("between 4 and 16; got 3", {"mean_budget": 3}),
+        ("at least 100 held-out images; 99 of 99", {"eval_table": tables[1].select(range(99))}),
+        ("0 of 500 are not among", {"eval_table": tables[0]}),
+        ("reads 32 features, a reward table has 16", {"config": wide}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**options)
+
+
+def test_study_json_holds_the_result_and_what_it_was_made_of(study):
+    result, folder, _ = study
+    assert json.loads((folder / "study.json").read_text()) == json.loads(json.dumps(result))
+    assert result["versions"]["torch"] == torch.__version__
+    assert (result["n_train"], result["seeds"], result["model_hash"]) == (500, 2, "a" * 64)
+    assert result["arguments"]["weighting"] == "gradient"
+
+
+def test_the_last_line_has_one_row_for_each_arm(study):
+    rows = json.loads(last_line(study[0]))["rows"]
+    assert [row["arm"] for row in rows] == list(rows_of(study[0]))
+    assert all(row.keys() == {"arm", "mean_budget", "lpips", "psnr", "ci"} for row in rows)
+    assert "\n" not in last_line(study[0])
+
+
+def test_the_table_has_a_line_for_each_arm(study):
+    lines = format_study_table(study[0]).splitlines()
+    for row, line in zip(study[0]["rows"], lines[1:]):
+        assert line.startswith(row["arm"]) and f"{row['lpips']:.4f}" in line
+
+
+def test_every_figure_is_drawn_and_shown_in_the_report(study):
+    result, folder, _ = study
+    names = plot_study(result, folder)
+    report = write_report(folder).read_text()
+    for name in names:
+        assert f"]({name})" in report
+        with Image.open(folder / name) as picture:
+            assert picture.width > 1000
+            assert len(picture.convert("RGB").getcolors(2**20)) > 50
+    assert report.count("](") == len(names)
+
+
+def test_the_report_says_what_the_numbers_say(study):
+    result = deepcopy(study[0])
+    shuffled = rows_of(result)["shuffled"]
+    shuffled |= {"difference": 0.0061, "ci": [0.0052, 0.0070]}
+    assert "across images, the policy is better by 0.0061 [0.0052, 0.0070] LPIPS" in format_report(result)
+    shuffled |= {"difference": -0.0061, "ci": [-0.0070, -0.0052]}
+    assert "across images, the policy is worse by 0.0061 [0.0052, 0.0070] LPIPS" in format_report(result)
+    shuffled |= {"difference": 0.0003, "ci": [-0.0004, 0.0010]}
+    said = "across images, the policy is not distinguishable (0.0003 [-0.0004, 0.0010] LPIPS includes zero)"
+    assert said in format_report(result)
+    assert "no collapse" in format_report(result)
+    result["as_trained"][0]["top_share"] = 0.99
+    assert "it has collapsed to one budget" in format_report(result)
+
+
+def test_the_report_takes_in_the_ablation_of_the_heads(study, tmp_path):
+    result, folder, _ = study
+    (tmp_path / "study.json").write_text((folder / "study.json").read_text())
+    assert "## Heads" not in write_report(tmp_path).read_text()
+    rows = [
+        {
+            "arm": "no heads",
+            "budget": 8,
+            "psnr": 17.5,
+            "lpips": 0.31,
+            "lpips_minus_k_heads": 0.01,
+            "ci": [0.005, 0.015],
+        },
+        {"arm": "K heads", "budget": "mean", "psnr": 17.9, "lpips": 0.3, "lpips_minus_k_heads": None, "ci": None},
+    ]
+    heads = {"steps": 300, "images_per_step": 32, "seeds": 2, "n": 512, "parameters_of_heads": {"K heads": 1000}}
+    (tmp_path / "heads.json").write_text(json.dumps(heads | {"rows": rows}))
+    report = write_report(tmp_path).read_text()
+    assert "| no heads | 8 | 17.50 | 0.3100 | +0.0100 [+0.0050, +0.0150] |" in report
+    assert "300 steps of 32 images" in report
+
+
+def test_a_report_needs_a_study(tmp_path):
+    with pytest.raises(ValueError, match="no study.json"):
+        write_report(tmp_path)
