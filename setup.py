@@ -17,7 +17,14 @@ CORE = [
 EXTRAS = {
     "generate": ["diffusers>=0.35"],
     "train": ["accelerate>=1.10", "datasets>=4.0", "lpips>=0.1.4", "torchvision>=0.21", "pyyaml>=6"],
-    "eval": ["evaluate>=0.4.5", "torchmetrics>=1.7", "torch-fidelity>=0.3", "lpips>=0.1.4", "matplotlib>=3.9"],
+    "eval": [
+        "evaluate>=0.4.5",
+        "torchmetrics>=1.7",
+        "torch-fidelity>=0.3",
+        "lpips>=0.1.4",
+        "matplotlib>=3.9",
+        "scipy>=1.14",
+    ],
     "demo": ["gradio>=6"],
     "scale": ["ray[data]>=2.40"],
 }

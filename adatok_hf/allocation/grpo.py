@@ -30,7 +30,7 @@ def group_advantages(rewards: torch.Tensor, scale: torch.Tensor | None = None, e
 
     >>> rewards = torch.tensor([[0.0, 1.0, 2.0], [0.0, 0.1, 0.2]])  # the second image gains little
     >>> group_advantages(rewards, reward_scale(rewards))
-    tensor([[-1.7234,  0.0000,  1.7234],
+    tensor([[-1.7235,  0.0000,  1.7235],
             [-0.1723,  0.0000,  0.1723]])
     >>> group_advantages(rewards)
     tensor([[-1.2247,  0.0000,  1.2247],

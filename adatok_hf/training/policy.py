@@ -98,7 +98,30 @@ def train_policy(
 
     Raises:
         `ValueError`: as [`AdaTokPolicyTrainer`], and if the table lacks a candidate or has other features.
-    """
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from adatok_hf import AdaTokConfig
+    >>> from adatok_hf.allocation.reward_table import RewardTable, RewardTableInfo
+    >>> from adatok_hf.training.policy import PolicyTrainingArguments, train_policy
+    >>> from tempfile import TemporaryDirectory
+
+    >>> config = AdaTokConfig(hidden_size=32, num_attention_heads=2, budgets=[64, 256])
+    >>> features, names = torch.randn(100, 64), [str(row) for row in range(100)]
+    >>> columns = {"features": features, "webp_bytes": [0] * 100, "group": names, "image_hash": names}
+    >>> columns |= {"mse": torch.zeros(100, 2), "psnr": torch.zeros(100, 2)}
+    >>> columns["lpips"] = 0.5 - 0.3 * (features[:, :1] > 0) * torch.tensor([0.0, 1.0])  # half of them gain nothing
+    >>> info = RewardTableInfo("a model", "", "", 100, [64, 256], 256, 512, "alex")
+    >>> with TemporaryDirectory() as folder:
+    ...     quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "log_level": "error"}
+    ...     arguments = PolicyTrainingArguments(folder, max_steps=2, use_cpu=True, **quiet)
+    ...     trained = train_policy(RewardTable(info, columns), config, arguments)  # or RewardTable.load(folder)
+    >>> trained.policy(features).shape, round(sum(trained.weights), 3)
+    (torch.Size([100, 2]), 1.0)
+
+    ```"""
     width = 2 * config.hidden_size
     if table.features.shape[1] != width:
         raise ValueError(f"The policy reads {width} features, the reward table has {table.features.shape[1]}.")
