@@ -20,7 +20,7 @@ EXTRAS = {
     "eval": [
         "evaluate>=0.4.5",
         "torchmetrics>=1.7",
-        "torch-fidelity>=0.3",
+        "torch-fidelity>=0.4",
         "lpips>=0.1.4",
         "matplotlib>=3.9",
         "scipy>=1.14",
@@ -47,7 +47,7 @@ setup(
         "adatok_hf.conversion",
     ],
     package_dir={"adatok_hf.modeling": "modeling", "adatok_hf.conversion": "conversion"},
-    package_data={"adatok_hf": ["recipes/*.yaml", "samples/*", "checkpoints/**/*"]},
+    package_data={"adatok_hf": ["recipes/*.yaml", "samples/*", "checkpoints/**/*", "metrics/*/README.md"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["adatok = adatok_hf.cli:main"]},

