@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -200,22 +201,106 @@ def push(
 
 
 @app.command()
+def evaluate(
+    data: Annotated[str, typer.Option(help="Image folder, parquet files or Hub dataset.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results.json, plots and finished parts go.")],
+    model: ModelOption = None,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "validation",
+    budgets: Annotated[
+        str, typer.Option(metavar="auto,all,N...", help="The policy's choice, all candidates, any budgets.")
+    ] = "auto,all",
+    metrics: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Out of rfid, kid, lpips, psnr and ssim.")
+    ] = "rfid,kid,lpips,psnr,ssim",
+    codecs: Annotated[str, typer.Option(metavar="NAME,...", help="Baselines out of jpeg, webp and avif.")] = "",
+    max_images: Annotated[
+        int | None, typer.Option(min=1, help="How many images, evenly spread; all if not given.")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help="imagenet-50k: exactly what the papers do.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Statistics of real images for rFID; else those of the data.")
+    ] = None,
+    save_reference: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the statistics of the data's images here.")
+    ] = None,
+    kid_subset_size: Annotated[int, typer.Option(min=2, help="Images of a subset in KID.")] = 1000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded together.")] = 16,
+    weights_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with Inception and AlexNet; else ADATOK_WEIGHTS_DIR.")
+    ] = None,
+    device: DeviceOption = None,
+):
+    """
+    Measure a model: rFID, KID, LPIPS, PSNR and SSIM against bits per pixel, at any budgets and at the policy's. A run
+    that was cut off goes on where it stopped. The last line of the output is one JSON object.
+    """
+    from .evaluation.evaluate import EvaluationSettings, parse_budgets, start_processes
+    from .evaluation.protocol import find_protocol
+    from .evaluation.quality import evaluate_checkpoint, format_table, last_line
+    from .training.data import load_image_dataset
+
+    prepare_folder(out)
+    if save_reference is not None:
+        prepare_folder(save_reference.absolute().parent)
+    network, model_id, processor = _load_model(model, start_processes(device))
+    settings = EvaluationSettings(
+        budgets=parse_budgets(budgets, network.config),
+        metrics=_names(metrics),
+        codecs=_names(codecs),
+        batch_size=batch_size,
+        kid_subset_size=kid_subset_size,
+        protocol=find_protocol(protocol),
+    )
+    report = evaluate_checkpoint(
+        network,
+        processor,
+        load_image_dataset(data, split, max_images),
+        out,
+        settings,
+        weights_dir=weights_dir,
+        reference=reference,
+        save_reference=save_reference,
+        say=typer.echo,
+        facts={"model": model_id, "data": data, "split": split, "command": shlex.join(["adatok", *sys.argv[1:]])},
+    )
+    if report is not None:  # in the first process
+        typer.echo(format_table(report))
+        typer.echo(last_line(report))
+
+
+@app.command()
 def bench(
     model: ModelOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of which the median is taken.")] = 5,
+    sweep: Annotated[str, typer.Option(metavar="N,N...", help="Batch sizes of the sweep.")] = "1,8,32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME...", help="float32, bfloat16, float16; the first two if not given."),
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Measure torch.compile too; takes minutes.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the result here, as JSON.")] = None,
     device: DeviceOption = None,
 ):
-    """Time encoding and decoding. The last line of the output is one JSON object."""
+    """
+    Time encoding and decoding, beside a plain ViT, a search for budgets and the speed of a matmul. The last line of
+    the output is one JSON object.
+    """
     from .codes_file import whole_file
-    from .evaluation.benchmark import format_table, run_benchmark
+    from .evaluation.benchmark import format_table, parse_sizes, run_benchmark
 
     if out is not None:
         if out.is_dir():
             raise ValueError(f"--out must name a file; {out} is a folder.")
         prepare_folder(out.parent)
-    network, model_id, _ = _load_model(model, device)
-    result = {"model": model_id, **run_benchmark(network, batch_size=batch_size)}
+    sizes = parse_sizes(sweep)
+    dtypes = [name.strip() for name in dtype.split(",")] if dtype is not None else None
+    network, model_id, processor = _load_model(model, device)
+    pictures = _sample_pixel_values(processor) if network.config.is_policy_trained else None
+    measured = run_benchmark(
+        network, batch_size, repeats, pictures=pictures, sweep=sizes, dtypes=dtypes, compile=compile
+    )
+    result = {"model": model_id, **measured}
     line = json.dumps(result)
     if out is not None:
         with whole_file(out) as path:
@@ -515,6 +600,14 @@ def _load_model(model: str | None, device: str | None):
     return network.eval().to(device), model or Path(path).name, processor
 
 
+def _sample_pixel_values(processor) -> "torch.Tensor":  # noqa: F821
+    """The pictures that come with the package, as `(pictures, 3, image_size, image_size)` in [-1, 1]."""
+    from .images import find_images, load_image
+
+    files = find_images([Path(__file__).parent / "samples"])
+    return processor([load_image(file) for file in files], return_tensors="pt")["pixel_values"]
+
+
 def _load_lpips(weights_dir: Path | None, download: bool, device):
     """Loads the LPIPS network; where it is not at hand and nobody asked for it, `None` and the reason."""
     from .perceptual import has_lpips, load_lpips
@@ -522,6 +615,11 @@ def _load_lpips(weights_dir: Path | None, download: bool, device):
     if download or has_lpips("alex", weights_dir):
         return load_lpips("alex", weights_dir).to(device), None
     return None, "its network is not on this machine; name its folder by --weights-dir, or download it by --lpips."
+
+
+def _names(text: str) -> list[str]:
+    """Reads names with commas between them, each once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def _finite(value):

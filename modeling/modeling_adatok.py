@@ -139,13 +139,13 @@ def multi_head_linear(
         return layer(hidden_states)
     downs = [adapter.weight for adapter in layer.lora_A.values()]
     ups = [adapter.weight for adapter in layer.lora_B.values()]
-    if isinstance(head_indices, int):
-        down, up = downs[head_indices], ups[head_indices]
-    else:
-        down = torch.stack(downs)[head_indices]  # (batch, rank, in_features)
-        up = torch.stack(ups)[head_indices]  # (batch, out_features, rank)
-    scaling = layer.scaling[next(iter(layer.lora_A))]
-    return layer.base_layer(hidden_states) + scaling * (hidden_states @ down.mT @ up.mT)
+    base, scaling = layer.base_layer, layer.scaling[next(iter(layer.lora_A))]
+    if isinstance(head_indices, int):  # one head for all: merging it costs less than two more products per token
+        weight = torch.addmm(base.weight, ups[head_indices], downs[head_indices], alpha=scaling)
+        return nn.functional.linear(hidden_states, weight, base.bias)
+    down = torch.stack(downs)[head_indices]  # (batch, rank, in_features)
+    up = torch.stack(ups)[head_indices]  # (batch, out_features, rank)
+    return base(hidden_states) + scaling * (hidden_states @ down.mT @ up.mT)
 
 
 class AdaTokMLP(nn.Module):

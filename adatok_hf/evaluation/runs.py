@@ -61,9 +61,7 @@ class StudyRuns:
             rule = f"{rule}-{arguments.fidelity_weight:.2f}"
         name = f"{rule}-{arguments.scale_rewards}-{len(config.budgets)}-budgets-seed-{arguments.seed}"
         settings = {
-            field.name: getattr(arguments, field.name)
-            for field in fields(arguments)
-            if field.name not in ignored
+            field.name: getattr(arguments, field.name) for field in fields(arguments) if field.name not in ignored
         }
 
         def train() -> tuple[AdaTokPolicy, list[dict]]:
