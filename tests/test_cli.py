@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from adatok_hf.cli import main, png_names
+from adatok_hf.cli import main
+from adatok_hf.cli.codec import png_names
 from adatok_hf.codes_file import ImageCodes
 from adatok_hf.reconstruction import Reconstruction, bits_per_pixel, draw_grid, measure, psnr, reconstruct
 
@@ -162,9 +163,9 @@ def test_the_codes_file_tells_where_the_codes_come_from(adatok, pictures, tmp_pa
 
 
 def test_images_stream_in_batches(adatok, pictures, tmp_path, sample_images, monkeypatch):
-    monkeypatch.setattr("adatok_hf.cli.BATCH_SIZE", 3)
+    monkeypatch.setattr("adatok_hf.cli.codec.BATCH_SIZE", 3)
     assert adatok("encode", pictures, "--out", tmp_path / "threes.safetensors")[0] == 0
-    monkeypatch.setattr("adatok_hf.cli.BATCH_SIZE", 4)
+    monkeypatch.setattr("adatok_hf.cli.codec.BATCH_SIZE", 4)
     assert adatok("encode", pictures, "--out", tmp_path / "fours.safetensors")[0] == 0
     threes, fours = (ImageCodes.load(tmp_path / f"{name}.safetensors") for name in ("threes", "fours"))
     assert torch.equal(threes.image_codes, fours.image_codes) and len(threes) == 4
