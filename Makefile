@@ -6,8 +6,9 @@ SAMPLES := adatok_hf/samples
 .PHONY: demo test lint install
 
 demo: $(VENV)/.installed
-	$(BIN)/adatok reconstruct $(SAMPLES) --budget 4,8,16,32 --out outputs/demo
-	@echo "The pictures are in outputs/demo/grid.png"
+	$(BIN)/adatok reconstruct $(SAMPLES) --budget 4,8,16,32 --out outputs/demo/forced
+	$(BIN)/adatok reconstruct $(SAMPLES) --budget auto --out outputs/demo/chosen
+	@echo "The pictures are in outputs/demo/forced/grid.png and outputs/demo/chosen/grid.png"
 
 test: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

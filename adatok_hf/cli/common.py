@@ -39,8 +39,9 @@ def main(arguments: list[str] | None = None):
     Args:
         arguments (`list[str]`, *optional*): The command line without the program's name; `sys.argv` if not given.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app(arguments, prog_name="adatok")
+        app(arguments, prog_name="adatok", obj=arguments)
     except (ValueError, OSError, ImportError) as error:
         say(f"error: {sentence(error)}")
         sys.exit(2)

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from .common import DeviceOption, ModelOption, app, load_model, prepare_folder
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     data: Annotated[str, typer.Option(help="Image folder, parquet files or Hub dataset.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results.json, plots and finished parts go.")],
     model: ModelOption = None,
@@ -72,7 +72,7 @@ def evaluate(
         reference=reference,
         save_reference=save_reference,
         say=typer.echo,
-        facts={"model": model_id, "data": data, "split": split, "command": shlex.join(["adatok", *sys.argv[1:]])},
+        facts={"model": model_id, "data": data, "split": split, "command": shlex.join(["adatok", *context.obj])},
     )
     if report is not None:  # in the first process
         typer.echo(format_table(report))

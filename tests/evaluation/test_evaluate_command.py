@@ -106,7 +106,7 @@ def test_the_report_says_what_was_measured_and_how(adatok, tmp_path, checkpoint,
     assert report["weights"]["inception"]["weights_sha256"] == hash_file(weights / INCEPTION_FILE)
     assert report["weights"]["lpips"]["weights"] == "alexnet_features_fp16.safetensors"
     assert (report["seed"], report["dtype"], report["device"]) == (2020, "float32", "cpu")
-    assert report["command"].startswith("adatok ")
+    assert report["command"].startswith("adatok evaluate ") and "--codecs webp" in report["command"]
     last = json.loads(stdout.splitlines()[-1])
     assert last["rows"] == report["rows"]
     assert stdout.splitlines()[0].split()[:3] == ["budget", "mean", "bits/pixel"]
