@@ -88,7 +88,7 @@ def bits_per_pixel(budget: int, config) -> float:
 
 @torch.inference_mode()
 def reconstruct(
-    model, processor, pixel_values: torch.Tensor, budgets: list[int] | None = None
+    model, processor, pixel_values: torch.Tensor, budgets: list[int] | None = None, cost_bias: float | None = None
 ) -> list[list[Reconstruction]]:
     """
     Reconstructs a batch at one or many budgets after a single encoder pass.
@@ -98,6 +98,7 @@ def reconstruct(
         processor ([`AdaTokImageProcessor`]): Turns pixel values into pictures.
         pixel_values (`torch.Tensor` of shape `(batch, 3, image_size, image_size)`): In [-1, 1].
         budgets (`list[int]`, *optional*): Budgets in `1 .. num_latent_tokens`. Without them the policy chooses.
+        cost_bias (`float`, *optional*): Shifts its choice, see [`AdaTokModel.encode`].
 
     Returns:
         `list[list[Reconstruction]]`: for each image, one for each budget. The policy's probabilities are there where
@@ -106,10 +107,10 @@ def reconstruct(
     Raises:
         `ValueError`: as [`AdaTokModel.encode`] and [`AdaTokModel.decode`].
     """
-    encoded = model.encode(pixel_values, budgets=max(budgets) if budgets else None)
+    encoded = model.encode(pixel_values, budgets=max(budgets) if budgets else None, cost_bias=cost_bias)
     policies = [None] * len(pixel_values)
     if not budgets and model.config.is_policy_trained:
-        probabilities = model.budget_distribution(encoded.budget_logits).tolist()
+        probabilities = model.budget_distribution(encoded.budget_logits, cost_bias).tolist()
         policies = [dict(zip(model.config.budgets, row)) for row in probabilities]
     columns = []
     for budget in budgets or [encoded.budgets]:

@@ -45,11 +45,21 @@ def run(trained_model, processor, sample_images, tmp_path):
     for index, image in enumerate(sample_images):
         image.save(tmp_path / f"{index}.png")
 
-    def run(budget):
+    def run(budget, *options):
         trained_model.save_pretrained(tmp_path / "model")
         processor.save_pretrained(tmp_path / "model")
         pictures = [str(tmp_path / f"{index}.png") for index in range(len(sample_images))]
-        arguments = ["--model", tmp_path / "model", "--out", tmp_path / "out", "--budget", budget, "--device", "cpu"]
+        arguments = [
+            "--model",
+            tmp_path / "model",
+            "--out",
+            tmp_path / "out",
+            "--budget",
+            budget,
+            *options,
+            "--device",
+            "cpu",
+        ]
         with pytest.raises(SystemExit) as exit_info:
             main(["reconstruct", *pictures, *map(str, arguments)])
         assert exit_info.value.code == 0
@@ -106,6 +116,11 @@ def test_measuring_keeps_the_policy(trained_model, processor, pixel_values):
     cells = reconstruct(trained_model, processor, pixel_values)[2]
     row, (result,) = measure("c.png", originals[2], cells, trained_model.config)
     assert result.policy == row.cells[0][0].policy == cells[0].policy is not None
+
+
+def test_a_cost_bias_moves_the_choice(run):
+    budgets = [[row["budget"] for row in run("auto", "--cost-bias", bias)[1]["rows"]] for bias in ("1e6", "-1e6")]
+    assert budgets == [[4] * 4, [16] * 4]
 
 
 def test_the_report_gives_the_policy_only_where_it_chose(run, trained_model):

@@ -25,6 +25,11 @@ from .common import (
 )
 
 
+CostBiasOption = Annotated[
+    float | None,
+    typer.Option(help="Shifts the policy: positive is cheaper, negative finer; the model's own if not given."),
+]
+
 BATCH_SIZE = 32
 GRID_ROWS = 64  # beyond that a picture is too tall to look at
 
@@ -35,6 +40,7 @@ def reconstruct_command(
     budget: Annotated[
         str, typer.Option(metavar="auto|all|N,N...", help="The policy's choice, all candidates, or budgets.")
     ] = "auto",
+    cost_bias: CostBiasOption = None,
     model: ModelOption = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where grid.png and results.json go.")] = Path(
         "reconstructions"
@@ -47,6 +53,7 @@ def reconstruct_command(
     from ..codes_file import whole_file
     from ..reconstruction import draw_grid, format_table, mean_results, measure, reconstruct
 
+    check_cost_bias(cost_bias)
     prepare_folder(out)
     network, model_id, processor = load_model(model, device)
     budgets = parse_budgets(budget, network.config)
@@ -55,7 +62,7 @@ def reconstruct_command(
     results, rows = [], []
     for names, _, pixel_values in batches:
         originals = processor.post_process(pixel_values)
-        reconstructions = reconstruct(network, processor, pixel_values.to(network.device), budgets)
+        reconstructions = reconstruct(network, processor, pixel_values.to(network.device), budgets, cost_bias)
         for name, original, cells in zip(names, originals, reconstructions):
             row, measured = measure(name, original, cells, network.config, lpips)
             results += measured
@@ -79,10 +86,7 @@ def encode(
     images: ImagesArgument,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The codes file: .safetensors or .parquet.")],
     budget: Annotated[str, typer.Option(metavar="auto|N", help="The policy's choice, or one for all.")] = "auto",
-    cost_bias: Annotated[
-        float | None,
-        typer.Option(help="Shifts the policy: positive is cheaper, negative finer; the model's own if not given."),
-    ] = None,
+    cost_bias: CostBiasOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,
 ):
@@ -95,8 +99,7 @@ def encode(
     check_codes_path(out)
     if out.is_dir():
         raise ValueError(f"--out must name a file; {out} is a folder.")
-    if cost_bias is not None and not math.isfinite(cost_bias):
-        raise ValueError(f"--cost-bias must be a finite number; got {cost_bias}.")
+    check_cost_bias(cost_bias)
     prepare_folder(out.parent)
     network, model_id, processor = load_model(model, device)
     forced = parse_budget(budget, network.config)
@@ -249,6 +252,12 @@ class ImageBatches:
         """Ends the command with exit code 1 if anything was skipped."""
         if self.skipped_files or self.skipped_paths:
             raise typer.Exit(1)
+
+
+def check_cost_bias(cost_bias: float | None):
+    """Raises `ValueError` for a bias that is not finite."""
+    if cost_bias is not None and not math.isfinite(cost_bias):
+        raise ValueError(f"--cost-bias must be a finite number; got {cost_bias}.")
 
 
 def png_names(file_names: list[str]) -> list[str]:
