@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,17 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def whole_files(folder: str | Path) -> Iterator[Path]:
+    """Gives a temporary folder inside `folder` to fill; moves each of its files up when all have been written."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        yield Path(temporary)
+        for file in sorted(Path(temporary).iterdir()):
+            file.replace(folder / file.name)
 
 
 def model_hash(model: torch.nn.Module) -> str:
@@ -298,4 +310,4 @@ def _load_parquet(path: Path) -> tuple[dict, dict]:
     return {"image_codes": codes, "budgets": torch.tensor(columns["budget"]), "original_sizes": sizes}, facts
 
 
-__all__ = ["ImageCodes", "check_codes_path", "model_hash", "whole_file", "whole_folder"]
+__all__ = ["ImageCodes", "check_codes_path", "model_hash", "whole_file", "whole_files", "whole_folder"]

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from .text_table import align_columns
+
 
 MIN_CELL = 144  # pixels: a label in a readable size needs that much room
 FONT_SIZE = 15
@@ -234,13 +236,7 @@ def format_table(results: list[Result]) -> str:
         lpips = "-" if result.lpips is None else f"{result.lpips:.4f}"
         budget = f"{result.budget:.4g}"
         lines.append((result.image, budget, f"{result.bits_per_pixel:.4f}", f"{result.psnr:.2f}", lpips))
-    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(
-            f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}" for i, (cell, width) in enumerate(zip(line, widths))
-        )
-        for line in lines
-    )
+    return align_columns(lines)
 
 
 def draw_grid(rows: list[GridRow]) -> Image.Image:

@@ -123,9 +123,7 @@ class RewardTable:
                 "`adatok reward-table` again, it goes on where it stopped."
             )
         try:
-            dataset = ArrowDataset.from_parquet([str(path) for path in paths]).with_format("torch")
-            columns = {name: dataset[:][name] for name in ("features", "lpips", "mse", "psnr", "webp_bytes")}
-            columns |= {name: dataset.with_format(None)[:][name] for name in ("group", "image_hash")}
+            columns = ArrowDataset.from_parquet([str(path) for path in paths]).with_format("torch")[:]
             table = cls(info, columns)
         except (OSError, KeyError, ValueError, DatasetGenerationError) as error:
             reason = str(error.__cause__ or error).splitlines()[0]
@@ -292,6 +290,39 @@ def _check_same(found: RewardTableInfo, wanted: RewardTableInfo, folder: Path):
 
 
 @torch.inference_mode()
+def measure_budgets(
+    model: AdaTokModel,
+    image_codes: torch.LongTensor,
+    pixel_values: torch.Tensor,
+    lpips: nn.Module,
+    budgets: Sequence[int],
+) -> dict[str, torch.Tensor]:
+    """
+    Decodes images at some budgets, clips and rounds the pixels, and compares them with the originals.
+
+    Args:
+        model ([`AdaTokModel`]): In evaluation mode.
+        image_codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): All codes of the images.
+        pixel_values (`torch.Tensor` of shape `(batch, 3, image_size, image_size)`): The originals, in [-1, 1].
+        lpips (`nn.Module`): On the model's device.
+        budgets (`Sequence[int]`): In `1 .. num_latent_tokens`.
+
+    Returns:
+        `dict[str, torch.Tensor]` of shape `(batch, budgets)`, on the CPU: `lpips`, `mse` of values in [-1, 1], and
+        `psnr` in dB.
+    """
+    distances, errors = [], []
+    for budget in budgets:
+        pixels = model.decode(image_codes, budgets=budget).pixel_values.clamp(-1, 1)
+        pixels = (127.5 * (pixels + 1)).round() / 127.5 - 1
+        errors.append((pixels - pixel_values).square().mean(dim=(1, 2, 3)))
+        distances.append(lpips(pixels, pixel_values).flatten())
+    mse = torch.stack(errors, dim=1).cpu()
+    psnr = 10 * torch.log10(4 / mse.clamp(min=1e-10))
+    return {"lpips": torch.stack(distances, dim=1).cpu(), "mse": mse, "psnr": psnr}
+
+
+@torch.inference_mode()
 def _measure_rows(model, processor, dataset, lpips, budgets, rows: range, batch_size: int, progress) -> Iterator[dict]:
     """Yields the columns of one batch after the other."""
     for start in range(rows.start, rows.stop, batch_size):
@@ -301,18 +332,10 @@ def _measure_rows(model, processor, dataset, lpips, budgets, rows: range, batch_
         pixel_values = pixel_values.to(model.device)
         latents, features = model.encoder(pixel_values)
         image_codes = model.quantizer(latents)[2]
-        lpips_columns, mse_columns = [], []
-        for budget in budgets:
-            pixels = model.decode(image_codes, budgets=budget).pixel_values.clamp(-1, 1)
-            pixels = (127.5 * (pixels + 1)).round() / 127.5 - 1
-            mse_columns.append((pixels - pixel_values).square().mean(dim=(1, 2, 3)))
-            lpips_columns.append(lpips(pixels, pixel_values).flatten())
-        mse = torch.stack(mse_columns, dim=1).cpu()
+        measures = measure_budgets(model, image_codes, pixel_values, lpips, budgets)
         yield {
             "features": features.float().cpu().tolist(),
-            "lpips": torch.stack(lpips_columns, dim=1).cpu().tolist(),
-            "mse": mse.tolist(),
-            "psnr": (10 * torch.log10(4 / mse.clamp(min=1e-10))).tolist(),
+            **{name: values.tolist() for name, values in measures.items()},
             "webp_bytes": [_webp_bytes(picture) for picture in pictures],
             "group": [item.get("group", "") for item in items],
             "image_hash": [hashlib.sha256(picture.tobytes()).hexdigest()[:16] for picture in pictures],
@@ -343,4 +366,4 @@ def _write_part(path: Path, batches: Iterator[dict]):
         ArrowDataset.from_dict(merged, features=features).to_parquet(temporary)
 
 
-__all__ = ["RewardTable", "RewardTableInfo", "build_reward_table"]
+__all__ = ["RewardTable", "RewardTableInfo", "build_reward_table", "measure_budgets"]

@@ -46,6 +46,8 @@ def reward_table(
     device: DeviceOption = None,
 ):
     """Measure every image at every budget, once: what training and judging a policy needs."""
+    from accelerate import PartialState
+
     from ..allocation.reward_table import RewardTable, build_reward_table
     from ..perceptual import load_lpips
     from ..training.data import load_image_dataset
@@ -60,8 +62,9 @@ def reward_table(
     build_reward_table(
         network, processor, dataset, lpips, out, budgets=budgets, model_name=model_id, data_name=f"{data} ({split})"
     )
-    table = RewardTable.load(out)
-    typer.echo(f"{len(table)} images at {len(table.budgets)} budgets written to {out}")
+    if PartialState().is_main_process:
+        table = RewardTable.load(out)
+        typer.echo(f"{len(table)} images at {len(table.budgets)} budgets written to {out}")
 
 
 @app.command()

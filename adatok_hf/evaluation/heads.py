@@ -16,10 +16,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import set_seed
 
+from ..allocation.reward_table import measure_budgets
 from ..codes_file import model_hash, whole_file
 from ..hub import load_checkpoint
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 from ..perceptual import load_lpips
+from ..text_table import align_columns
 from ..training.arguments import ReconstructionTrainingArguments
 from ..training.data import ImageCollator, load_image_dataset
 from ..training.reconstruction_trainer import ReconstructionTrainer
@@ -190,15 +192,9 @@ def measure(
     for batch in batches:
         pixel_values = batch["pixel_values"].to(model.device)
         image_codes = model.encode(pixel_values, budgets=model.config.num_latent_tokens).image_codes
-        psnr_columns, lpips_columns = [], []
-        for budget in budgets:
-            pixels = model.decode(image_codes, budgets=budget).pixel_values.clamp(-1, 1)
-            pixels = (127.5 * (pixels + 1)).round() / 127.5 - 1
-            error = (pixels - pixel_values).square().mean(dim=(1, 2, 3))
-            psnr_columns.append(10 * torch.log10(4 / error.clamp(min=1e-10)))
-            lpips_columns.append(lpips(pixels, pixel_values).flatten())
-        psnr_rows += torch.stack(psnr_columns, dim=1).tolist()
-        lpips_rows += torch.stack(lpips_columns, dim=1).tolist()
+        measures = measure_budgets(model, image_codes, pixel_values, lpips, budgets)
+        psnr_rows += measures["psnr"].tolist()
+        lpips_rows += measures["lpips"].tolist()
     return {"psnr": psnr_rows, "lpips": lpips_rows}
 
 
@@ -322,17 +318,10 @@ def format_heads_table(result: dict) -> str:
             low, high = row["ci"]
             difference = f"{row['lpips_minus_k_heads']:+.4f} [{low:+.4f}, {high:+.4f}]"
         lines.append((row["arm"], str(row["budget"]), f"{row['psnr']:.2f}", f"{row['lpips']:.4f}", difference))
-    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
-    table = [
-        "  ".join(
-            f"{cell:<{width}}" if i == 0 else f"{cell:>{width}}" for i, (cell, width) in enumerate(zip(line, widths))
-        )
-        for line in lines
-    ]
     parameters = result["parameters_of_heads"]
     return "\n".join(
         [
-            *table,
+            align_columns(lines),
             "",
             f"Each arm: {result['seeds']} trainings of {result['steps']} steps of {result['images_per_step']} images; "
             f"means over {result['n']} held-out images,",

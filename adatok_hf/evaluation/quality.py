@@ -15,6 +15,7 @@ from ..metrics.inception import MIN_IMAGES, FeatureStatistics, frechet_distance,
 from ..modeling import AdaTokModel
 from ..perceptual import load_lpips
 from ..reconstruction import bits_per_pixel
+from ..text_table import align_columns
 from .codecs import curve_qualities
 from .evaluate import AUTO, EvaluationRun, EvaluationSettings, hash_weights, library_versions, policy_hash
 from .quality_plots import draw_extremes, plot_quality
@@ -286,7 +287,7 @@ def format_table(report: dict) -> str:
         values = [f"{row[name]:.{digits[name]}f}" for name in names]
         line = [str(row["budget"]), f"{row['mean_budget']:.2f}", f"{row['bits_per_pixel']:.4f}", *values]
         lines.append([*line, f"{row['codebook_use']:.1%}", str(row["n"])])
-    table = _align(lines)
+    table = align_columns(lines)
     for codec in report["codecs"]:
         paired = [name for name in names if name in PAIRED]
         lines = [[codec["codec"], "bytes", "bits/pixel", *(titles[name] for name in paired)]]
@@ -294,7 +295,7 @@ def format_table(report: dict) -> str:
             values = [f"{point[name]:.{digits[name]}f}" for name in paired]
             line = [f"quality {point['quality']}", f"{point['mean_bytes']:.0f}", f"{point['bits_per_pixel']:.4f}"]
             lines.append([*line, *values])
-        table += f"\n\n{_align(lines)}\n{_describe_fit(codec)}"
+        table += f"\n\n{align_columns(lines)}\n{_describe_fit(codec)}"
     return table
 
 
@@ -305,14 +306,6 @@ def _describe_fit(codec: dict) -> str:
         return f"{smallest}: no image fits in the bytes of any budget."
     fitting = ", ".join(f"{count} at {budget}" for budget, count in counts.items())
     return f"{smallest}; images that fit in the bytes of a budget: {fitting}."
-
-
-def _align(lines: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join([f"{line[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(line[1:], widths[1:]))])
-        for line in lines
-    )
 
 
 def write_results(report: dict, out: str | Path):

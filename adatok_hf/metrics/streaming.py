@@ -12,6 +12,25 @@ from .inception import FeatureStatistics, load_inception
 
 
 IMAGE_FEATURES = {"predictions": datasets.Image(), "references": datasets.Image()}
+TORCH_FIDELITY_CITATION = """\
+@misc{obukhov2020torchfidelity,
+    title = {High-fidelity performance metrics for generative models in PyTorch},
+    author = {Obukhov, Anton and Seitzer, Maximilian and Wu, Po-Wei and Zhydenko, Semen and others},
+    year = {2020},
+    doi = {10.5281/zenodo.4957738}
+}
+"""
+
+
+def image_info(description: str, citation: str, inputs_description: str, url: str) -> evaluate.MetricInfo:
+    """What `evaluate` shows of a metric of reconstructions and originals."""
+    return evaluate.MetricInfo(
+        description=description,
+        citation=citation,
+        inputs_description=inputs_description,
+        features=datasets.Features(IMAGE_FEATURES),
+        reference_urls=[url],
+    )
 
 
 class StreamingMetric(evaluate.Metric, ABC):

@@ -2,8 +2,6 @@
 
 import json
 import sys
-import tempfile
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -15,11 +13,11 @@ from huggingface_hub import ModelCard
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import PrinterCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from .. import default_checkpoint
 from ..allocation.calibration import choose_columns
 from ..allocation.reward_table import RewardTable, build_reward_table
+from ..codes_file import whole_files
 from ..hub import CARD_NAME, METRICS_NAME, copy_checkpoint, find_folder, load_checkpoint, read_metrics
 from ..model_card import model_card
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
@@ -27,7 +25,7 @@ from ..modeling.modeling_adatok import AdaTokPolicy
 from ..perceptual import load_lpips
 from .data import load_image_dataset
 from .policy_trainer import AdaTokPolicyTrainer, PolicyTrainingArguments
-from .recipe import parse_recipe
+from .recipe import checkpoint_to_resume, run_recipe
 
 
 @dataclass
@@ -172,10 +170,7 @@ def train(data_arguments: PolicyDataArguments, arguments: PolicyTrainingArgument
     eval_table = None
     if data_arguments.eval_reward_table is not None:
         eval_table = RewardTable.load(data_arguments.eval_reward_table, model).select(budgets=model.config.budgets)
-    last = arguments.resume_from_checkpoint
-    if last is None and Path(arguments.output_dir).is_dir():
-        last = get_last_checkpoint(arguments.output_dir)
-    trained = train_policy(table, model.config, arguments, resume_from_checkpoint=last)
+    trained = train_policy(table, model.config, arguments, resume_from_checkpoint=checkpoint_to_resume(arguments))
     if eval_table is None:
         metrics = {
             name.removeprefix("eval_"): value
@@ -245,13 +240,10 @@ def export_policy(
         metrics (`dict[str, float]`): `mean_budget` and the quality of the policy's choice, for the card.
         facts (`dict[str, str]`): See [`policy_facts`].
     """
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
     state = {f"policy.{name}": value for name, value in policy.state_dict().items()}
     config = deepcopy(model.config)
     config.is_policy_trained, config.cost_bias = True, 0.0
-    with tempfile.TemporaryDirectory(dir=output_dir) as name:
-        folder = Path(name)
+    with whole_files(output_dir) as folder:
         copy_checkpoint(source, folder, model, processor, config)
         for path in folder.glob("*.safetensors"):
             _replace_tensors(path, state)
@@ -262,11 +254,9 @@ def export_policy(
         (folder / METRICS_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         card = folder / CARD_NAME
         license = ModelCard.load(card).data.license if card.is_file() else None
-        text = model_card(config, output_dir.name, report, license=license or "apache-2.0")
+        text = model_card(config, Path(output_dir).name, report, license=license or "apache-2.0")
         card.write_text(text, encoding="utf-8")
         load_checkpoint(folder)
-        for file in sorted(folder.iterdir()):
-            file.replace(output_dir / file.name)
 
 
 def _replace_tensors(path: Path, state: dict[str, torch.Tensor]):
@@ -286,12 +276,7 @@ def main(argv: Sequence[str] | None = None):
             `--recipe NAME_OR_PATH` and any field of the argument classes, `--entropy_coef 0.1`. Defaults to the
             process's own.
     """
-    parser = ArgumentParser(prog="adatok train policy", allow_abbrev=False)
-    parser.add_argument("--recipe", required=True, help="Name of a shipped recipe, or path of a YAML file.")
-    known, overrides = parser.parse_known_args(argv)
-    metrics = train(*parse_recipe(known.recipe, overrides, [PolicyDataArguments, PolicyTrainingArguments]))
-    if PartialState().is_main_process:
-        print(json.dumps(metrics))
+    run_recipe("adatok train policy", train, [PolicyDataArguments, PolicyTrainingArguments], argv)
 
 
 if __name__ == "__main__":

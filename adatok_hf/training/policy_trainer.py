@@ -1,13 +1,12 @@
 """The Trainer of stage 2: a policy over candidate budgets, by GRPO whose groups are complete."""
 
-import os
 from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from ..allocation.calibration import choose_columns
 from ..allocation.grpo import SCALES, entropy, group_advantages, grpo_loss, kl_divergence, reward_scale
@@ -20,9 +19,9 @@ from ..allocation.pareto import (
 )
 from ..allocation.reward_table import RewardTable
 from ..modeling.modeling_adatok import AdaTokPolicy
+from .stateful_trainer import StatefulTrainer
 
 
-STATE_NAME = "policy_state.pt"
 WEIGHTINGS = ("gradient", "hypervolume", "fixed", "target_mean")
 MIN_IMAGES = 64
 
@@ -93,7 +92,7 @@ class RewardDataset(Dataset):
         return {"features": self.features[indices], "fidelity": self.fidelity[indices]}
 
 
-class AdaTokPolicyTrainer(Trainer):
+class AdaTokPolicyTrainer(StatefulTrainer):
     """
     Trains a policy on a reward table. The tokenizer is not involved, so it cannot change.
 
@@ -116,6 +115,7 @@ class AdaTokPolicyTrainer(Trainer):
     Source: huggingface.co/papers/2606.07185
     """
 
+    state_name = "policy_state.pt"
     args: PolicyTrainingArguments
 
     def __init__(
@@ -159,7 +159,6 @@ class AdaTokPolicyTrainer(Trainer):
         self.reference = deepcopy(self.model).requires_grad_(False)
         self.old_policy = deepcopy(self.reference)
         self._point: tuple[float, float] | None = None
-        self._logs: dict[str, list[torch.Tensor]] = {}
 
     def advantages(self, fidelity: torch.Tensor) -> torch.Tensor:
         """Of both objectives, `(images, candidates)` to `(images, 2, candidates)`."""
@@ -182,6 +181,7 @@ class AdaTokPolicyTrainer(Trainer):
         objectives = self.advantages(inputs["fidelity"])
         weights = self.weighting.weights.to(objectives.device)
         advantages = self.weighting.multiplier * (weights[:, None] * objectives).sum(dim=1)
+        ref_log_probs = self._log_probs(self.reference, inputs["features"])
         loss, clip_ratio = grpo_loss(
             log_probs,
             self._old_log_probs(inputs["features"], log_probs),
@@ -189,10 +189,10 @@ class AdaTokPolicyTrainer(Trainer):
             epsilon=args.epsilon,
             entropy_coef=args.entropy_coef,
             beta=args.beta,
-            ref_log_probs=self._log_probs(self.reference, inputs["features"]),
+            ref_log_probs=ref_log_probs,
         )
         gradients = self._objective_gradients(log_probs, objectives)
-        self._log_step(log_probs, advantages, inputs, gradients, clip_ratio)
+        self._log_step(inputs["fidelity"], log_probs, ref_log_probs, advantages, gradients, clip_ratio)
         mean_share = self.accelerator.reduce(self.shares[logits.argmax(dim=-1)].mean(), "mean").item()
         pace = self._get_learning_rate() / args.learning_rate if args.learning_rate else 1.0
         self.weighting.update(Progress(gradients, mean_share, self._point, pace))
@@ -221,34 +221,25 @@ class AdaTokPolicyTrainer(Trainer):
         return self.accelerator.reduce(torch.stack(rows), "mean")
 
     @torch.no_grad()
-    def _log_step(self, log_probs, advantages, inputs, gradients, clip_ratio):
+    def _log_step(self, fidelity, log_probs, ref_log_probs, advantages, gradients, clip_ratio):
         probs, deviation = log_probs.exp(), advantages.square().mean(dim=-1).sqrt()
-        reference = self._log_probs(self.reference, inputs["features"])
         norms, weights = gradients.norm(dim=1), self.weighting.weights
         values = {
             "reward": (probs * advantages).sum(dim=-1).mean(),
             "reward_std": deviation.mean(),
             "frac_reward_zero_std": (deviation < 1e-6).float().mean(),
             "entropy": entropy(log_probs).mean(),
-            "kl": kl_divergence(log_probs, reference).mean(),
+            "kl": kl_divergence(log_probs, ref_log_probs).mean(),
             "clip_ratio": clip_ratio,
             "mean_budget": (probs @ self.budgets.to(probs)).mean(),
-            "fidelity": (probs * inputs["fidelity"]).sum(dim=-1).mean(),
+            "fidelity": (probs * fidelity).sum(dim=-1).mean(),
             "weight_fidelity": weights[0],
             "weight_efficiency": weights[1],
             "reward_multiplier": torch.tensor(self.weighting.multiplier),
             "grad_norm_fidelity": norms[0],
             "grad_norm_efficiency": norms[1],
         }
-        for name, value in values.items():
-            self._logs.setdefault(name, []).append(value.to(probs.device))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None):
-        if "loss" in logs:
-            for name, values in self._logs.items():
-                logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
-            self._logs = {}
-        super().log(logs, start_time)
+        self.add_measures({name: value.to(probs.device) for name, value in values.items()})
 
     @torch.no_grad()
     def evaluate(
@@ -284,27 +275,15 @@ class AdaTokPolicyTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _save_optimizer_and_scheduler(self, output_dir: str):
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            state = {
-                "weighting": self.weighting.state_dict(),
-                "point": self._point,
-                "reference": self.reference.state_dict(),
-                "old_policy": self.old_policy.state_dict(),
-            }
-            torch.save(state, os.path.join(output_dir, STATE_NAME))
+    def extra_state(self) -> dict:
+        return {
+            "weighting": self.weighting.state_dict(),
+            "point": self._point,
+            "reference": self.reference.state_dict(),
+            "old_policy": self.old_policy.state_dict(),
+        }
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        path = os.path.join(checkpoint, STATE_NAME)
-        if not os.path.isfile(path):
-            raise ValueError(
-                f"{checkpoint} has no {STATE_NAME}, so it cannot be resumed; name a checkpoint of this trainer."
-            )
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    def load_extra_state(self, state: dict):
         self.weighting.load_state_dict(state["weighting"])
         self._point = state["point"]
         self.reference.load_state_dict(state["reference"])

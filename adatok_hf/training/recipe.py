@@ -1,10 +1,14 @@
-"""Reading recipes."""
+"""Reading recipes and running them."""
 
-from collections.abc import Sequence
+import json
+from argparse import ArgumentParser
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
-from transformers import HfArgumentParser
+from accelerate import PartialState
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 
 RECIPES_DIR = Path(__file__).parent.parent / "recipes"
@@ -56,6 +60,33 @@ def parse_recipe(recipe: str, overrides: Sequence[str], argument_classes: Sequen
         items = value if isinstance(value, list) else [value]
         arguments += [f"--{key}", *map(str, items)]
     return parser.parse_args_into_dataclasses([*arguments, *overrides])
+
+
+def run_recipe(
+    program: str, train: Callable[..., dict], argument_classes: Sequence[type], argv: Sequence[str] | None = None
+):
+    """
+    Runs a training from the command line and prints its metrics as JSON, once for all processes.
+
+    Args:
+        program (`str`): Name for messages.
+        train (`Callable`): Takes one instance of each class, gives the metrics.
+        argument_classes (`Sequence[type]`): See [`parse_recipe`].
+        argv (`Sequence[str]`, *optional*): `--recipe NAME_OR_PATH` and overrides; the process's own if not given.
+    """
+    parser = ArgumentParser(prog=program, allow_abbrev=False)
+    parser.add_argument("--recipe", required=True, help="Name of a shipped recipe, or path of a YAML file.")
+    known, overrides = parser.parse_known_args(argv)
+    metrics = train(*parse_recipe(known.recipe, overrides, argument_classes))
+    if PartialState().is_main_process:
+        print(json.dumps(metrics))
+
+
+def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
+    """The checkpoint that the arguments name, or else the last one in their output folder, if there is any."""
+    if arguments.resume_from_checkpoint is not None:
+        return arguments.resume_from_checkpoint
+    return get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
 
 
 def _raise_value_error(message: str):

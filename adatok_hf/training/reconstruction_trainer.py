@@ -1,8 +1,6 @@
 """The Trainer of stage 1: prioritized representation learning."""
 
 import json
-import os
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,8 +9,9 @@ from accelerate.utils import broadcast
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
+from ..codes_file import whole_files
 from ..model_card import model_card
 from ..modeling import AdaTokModel
 from ..perceptual import load_lpips
@@ -20,9 +19,7 @@ from .arguments import ReconstructionTrainingArguments
 from .discriminator import PatchDiscriminator
 from .latent_revival import revive_latents
 from .losses import LeCamRegularizer, draw_budgets, hinge_discriminator_loss, shift_together
-
-
-STATE_NAME = "reconstruction_state.pt"
+from .stateful_trainer import StatefulTrainer
 
 
 def freeze(model: AdaTokModel, train_only: str | None = None):
@@ -66,7 +63,7 @@ def check_budgets(budgets: list[int], num_latent_tokens: int) -> list[int]:
     return list(budgets)
 
 
-class ReconstructionTrainer(Trainer):
+class ReconstructionTrainer(StatefulTrainer):
     """
     Trains encoder, quantizer, decoder and heads so that every prefix of the codes decodes.
 
@@ -86,6 +83,7 @@ class ReconstructionTrainer(Trainer):
     Source: huggingface.co/papers/2606.07185
     """
 
+    state_name = "reconstruction_state.pt"
     args: ReconstructionTrainingArguments
     model: AdaTokModel
 
@@ -114,7 +112,6 @@ class ReconstructionTrainer(Trainer):
             )
             self.discriminator, self.discriminator_optimizer = self.accelerator.prepare(discriminator, optimizer)
         self.codebook_use = 0.0
-        self._components: dict[str, list[torch.Tensor]] = {}
         self.add_callback(_AfterOptimizerStep(self))
 
     @torch.no_grad()
@@ -162,14 +159,14 @@ class ReconstructionTrainer(Trainer):
         self._count_codes(outputs.image_codes, outputs.code_mask)
         self._latents = outputs.latents.detach()
         self._images = pixel_values, reconstruction.detach()
-        self._add_components(components)
+        self.add_measures(components)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: int | None = None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         first_step = self.args.adversarial_start - self.args.discriminator_warmup
         if self.discriminator is not None and self.state.global_step >= first_step:
-            self._add_components({"discriminator": self._train_discriminator(*self._images)})
+            self.add_measures({"discriminator": self._train_discriminator(*self._images)})
         return loss
 
     def _judge(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -194,10 +191,6 @@ class ReconstructionTrainer(Trainer):
 
     def _count_codes(self, image_codes: torch.Tensor, code_mask: torch.Tensor):
         self.code_counts += torch.bincount(image_codes[code_mask], minlength=len(self.code_counts))
-
-    def _add_components(self, components: dict[str, torch.Tensor]):
-        for name, value in components.items():
-            self._components.setdefault(name, []).append(value.detach())
 
     def _after_optimizer_step(self):
         model = self.accelerator.unwrap_model(self.model)
@@ -227,10 +220,7 @@ class ReconstructionTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
         if "loss" in logs:
-            for name, values in self._components.items():
-                logs[name] = self.accelerator.reduce(torch.stack(values).mean(), "mean").item()
             logs["codebook_use"] = self.codebook_use
-            self._components = {}
         super().log(logs, start_time)
 
     @torch.no_grad()
@@ -291,19 +281,15 @@ class ReconstructionTrainer(Trainer):
             output_dir (`str`): The folder. Each file is replaced only when all have been written.
             metrics (`dict`): See [`~adatok_hf.model_card.model_card`].
         """
-        output_dir = Path(output_dir)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output_dir) as folder:
+        with whole_files(output_dir) as folder:
             weights = self.ema.module.state_dict()
             if self.args.export_half_precision:
                 weights = {name: self._in_half_precision(name, value) for name, value in weights.items()}
             self.ema.module.save_pretrained(folder, state_dict=weights)
             self.processing_class.save_pretrained(folder)
-            (Path(folder) / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-            card = model_card(self.model.config, output_dir.name, metrics)
-            (Path(folder) / "README.md").write_text(card, encoding="utf-8")
-            for file in sorted(Path(folder).iterdir()):
-                file.replace(output_dir / file.name)
+            (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+            card = model_card(self.model.config, Path(output_dir).name, metrics)
+            (folder / "README.md").write_text(card, encoding="utf-8")
 
     def _in_half_precision(self, name: str, value: torch.Tensor) -> torch.Tensor:
         rounded = value.half() if value.is_floating_point() else value
@@ -311,21 +297,7 @@ class ReconstructionTrainer(Trainer):
         # Of a model that is trained in part, the rest must load bit-identical, wherever it came from.
         return rounded if trained or torch.equal(rounded.to(value.dtype), value) else value
 
-    def _save_optimizer_and_scheduler(self, output_dir: str):
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save:
-            torch.save(self._extra_state(), os.path.join(output_dir, STATE_NAME))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        path = os.path.join(checkpoint, STATE_NAME)
-        if not os.path.isfile(path):
-            raise ValueError(
-                f"{checkpoint} has no {STATE_NAME}, so it cannot be resumed; name a checkpoint of this trainer."
-            )
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    def load_extra_state(self, state: dict):
         self.ema.load_state_dict(state["ema"])
         self.lecam.load_state_dict(state["lecam"])
         self.code_counts.copy_(state["code_counts"])
@@ -334,7 +306,7 @@ class ReconstructionTrainer(Trainer):
             self.accelerator.unwrap_model(self.discriminator).load_state_dict(state["discriminator"])
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 
-    def _extra_state(self) -> dict:
+    def extra_state(self) -> dict:
         state = {
             "ema": self.ema.state_dict(),
             "lecam": self.lecam.state_dict(),

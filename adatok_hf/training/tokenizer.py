@@ -1,21 +1,16 @@
 """Stage 1 from the command line: `adatok train tokenizer`, or `accelerate launch -m adatok_hf.training.tokenizer`."""
 
-import json
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from accelerate import PartialState
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..hub import load_checkpoint
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
 from .arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
 from .data import ImageCollator, load_image_dataset
-from .recipe import parse_recipe
+from .recipe import checkpoint_to_resume, run_recipe
 from .reconstruction_trainer import ReconstructionTrainer
 
 
@@ -79,10 +74,7 @@ def train(
         processing_class=processor,
     )
     if arguments.do_train:
-        checkpoint = arguments.resume_from_checkpoint
-        if checkpoint is None and Path(arguments.output_dir).is_dir():
-            checkpoint = get_last_checkpoint(arguments.output_dir)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments))
     metrics = trainer.evaluate() if eval_dataset is not None else {}
     if arguments.do_train and trainer.is_world_process_zero():
         rows = quality_rows(metrics, trainer.training_budgets)
@@ -128,13 +120,8 @@ def main(argv: Sequence[str] | None = None):
             `--recipe NAME_OR_PATH` and any field of the argument classes, `--learning_rate 1e-4`. Defaults to the
             process's own.
     """
-    parser = ArgumentParser(prog="adatok train tokenizer", allow_abbrev=False)
-    parser.add_argument("--recipe", required=True, help="Name of a shipped recipe, or path of a YAML file.")
-    known, overrides = parser.parse_known_args(argv)
-    parsed = parse_recipe(known.recipe, overrides, [ModelArguments, DataArguments, ReconstructionTrainingArguments])
-    metrics = train(*parsed)
-    if PartialState().is_main_process:
-        print(json.dumps(metrics))
+    argument_classes = [ModelArguments, DataArguments, ReconstructionTrainingArguments]
+    run_recipe("adatok train tokenizer", train, argument_classes, argv)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Fréchet Inception distance, by torch-fidelity."""
 
-import datasets
 import evaluate
 
 from adatok_hf.metrics.inception import MIN_IMAGES, frechet_distance
-from adatok_hf.metrics.streaming import IMAGE_FEATURES, FeatureMetric
+from adatok_hf.metrics.streaming import TORCH_FIDELITY_CITATION, FeatureMetric, image_info
 
 
 _DESCRIPTION = """\
@@ -13,20 +12,17 @@ originals it is called rFID, of generated and real images gFID. Network, weights
 (`inception-v3-compat`, 2048 features); only sums in float64 are kept, so a set may be of any size.
 """
 
-_CITATION = """\
+_CITATION = (
+    """\
 @inproceedings{heusel2017gans,
     title = {GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium},
     author = {Heusel, Martin and Ramsauer, Hubert and Unterthiner, Thomas and Nessler, Bernhard and Hochreiter, Sepp},
     booktitle = {NeurIPS},
     year = {2017}
 }
-@misc{obukhov2020torchfidelity,
-    title = {High-fidelity performance metrics for generative models in PyTorch},
-    author = {Obukhov, Anton and Seitzer, Maximilian and Wu, Po-Wei and Zhydenko, Semen and others},
-    year = {2020},
-    doi = {10.5281/zenodo.4957738}
-}
 """
+    + TORCH_FIDELITY_CITATION
+)
 
 _KWARGS_DESCRIPTION = """
 Args:
@@ -62,13 +58,7 @@ Example:
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class Fid(FeatureMetric):
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(IMAGE_FEATURES),
-            reference_urls=["https://github.com/toshas/torch-fidelity"],
-        )
+        return image_info(_DESCRIPTION, _CITATION, _KWARGS_DESCRIPTION, "https://github.com/toshas/torch-fidelity")
 
     def _compute(self, min_images: int = MIN_IMAGES) -> dict[str, float]:
         return {self.name: frechet_distance(*self._sides(), min_images=min_images)}

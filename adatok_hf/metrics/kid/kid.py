@@ -1,10 +1,9 @@
 """Kernel Inception distance, by torch-fidelity."""
 
-import datasets
 import evaluate
 
 from adatok_hf.metrics.inception import kernel_distance
-from adatok_hf.metrics.streaming import IMAGE_FEATURES, FeatureMetric
+from adatok_hf.metrics.streaming import TORCH_FIDELITY_CITATION, FeatureMetric, image_info
 
 
 _DESCRIPTION = """\
@@ -12,20 +11,17 @@ KID compares two sets of images by the squared maximum mean discrepancy of their
 kernel. Network, weights and distance are torch-fidelity's. Unlike FID it has no bias, so it suits smaller sets.
 """
 
-_CITATION = """\
+_CITATION = (
+    """\
 @inproceedings{binkowski2018demystifying,
     title = {Demystifying MMD GANs},
     author = {Binkowski, Mikolaj and Sutherland, Danica J. and Arbel, Michael and Gretton, Arthur},
     booktitle = {ICLR},
     year = {2018}
 }
-@misc{obukhov2020torchfidelity,
-    title = {High-fidelity performance metrics for generative models in PyTorch},
-    author = {Obukhov, Anton and Seitzer, Maximilian and Wu, Po-Wei and Zhydenko, Semen and others},
-    year = {2020},
-    doi = {10.5281/zenodo.4957738}
-}
 """
+    + TORCH_FIDELITY_CITATION
+)
 
 _KWARGS_DESCRIPTION = """
 Args:
@@ -64,13 +60,7 @@ Example:
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class Kid(FeatureMetric):
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(IMAGE_FEATURES),
-            reference_urls=["https://github.com/toshas/torch-fidelity"],
-        )
+        return image_info(_DESCRIPTION, _CITATION, _KWARGS_DESCRIPTION, "https://github.com/toshas/torch-fidelity")
 
     keep_features = True
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-import datasets
 import evaluate
 import torch
 
 from adatok_hf.metrics.pairs import perceptual_distance
-from adatok_hf.metrics.streaming import IMAGE_FEATURES, PairMetric
+from adatok_hf.metrics.streaming import PairMetric, image_info
 from adatok_hf.perceptual import load_lpips
 
 
@@ -58,12 +57,8 @@ Example:
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class Lpips(PairMetric):
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(IMAGE_FEATURES),
-            reference_urls=["https://github.com/richzhang/PerceptualSimilarity"],
+        return image_info(
+            _DESCRIPTION, _CITATION, _KWARGS_DESCRIPTION, "https://github.com/richzhang/PerceptualSimilarity"
         )
 
     def __init__(

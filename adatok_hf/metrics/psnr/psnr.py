@@ -1,11 +1,10 @@
 """Mean peak signal-to-noise ratio of reconstructions, by torchmetrics."""
 
-import datasets
 import evaluate
 import torch
 
 from adatok_hf.metrics.pairs import psnr
-from adatok_hf.metrics.streaming import IMAGE_FEATURES, PairMetric
+from adatok_hf.metrics.streaming import PairMetric, image_info
 
 
 _DESCRIPTION = """\
@@ -48,12 +47,11 @@ Example:
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class Psnr(PairMetric):
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(IMAGE_FEATURES),
-            reference_urls=["https://lightning.ai/docs/torchmetrics/stable/image/peak_signal_noise_ratio.html"],
+        return image_info(
+            _DESCRIPTION,
+            _CITATION,
+            _KWARGS_DESCRIPTION,
+            "https://lightning.ai/docs/torchmetrics/stable/image/peak_signal_noise_ratio.html",
         )
 
     def _measure(self, references: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:

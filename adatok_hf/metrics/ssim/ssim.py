@@ -1,11 +1,10 @@
 """Mean structural similarity of reconstructions, by torchmetrics."""
 
-import datasets
 import evaluate
 import torch
 
 from adatok_hf.metrics.pairs import ssim
-from adatok_hf.metrics.streaming import IMAGE_FEATURES, PairMetric
+from adatok_hf.metrics.streaming import PairMetric, image_info
 
 
 _DESCRIPTION = """\
@@ -50,12 +49,11 @@ Example:
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class Ssim(PairMetric):
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(IMAGE_FEATURES),
-            reference_urls=["https://lightning.ai/docs/torchmetrics/stable/image/structural_similarity.html"],
+        return image_info(
+            _DESCRIPTION,
+            _CITATION,
+            _KWARGS_DESCRIPTION,
+            "https://lightning.ai/docs/torchmetrics/stable/image/structural_similarity.html",
         )
 
     def _measure(self, references: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:

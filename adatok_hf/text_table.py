@@ -1,0 +1,27 @@
+"""Tables for the terminal."""
+
+from collections.abc import Sequence
+
+
+def align_columns(lines: Sequence[Sequence[str]]) -> str:
+    """
+    Lays out lines of cells in columns, the first flush left and the others flush right.
+
+    Args:
+        lines (`Sequence[Sequence[str]]`): At least one; all of one length.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf.text_table import align_columns
+
+    >>> print(align_columns([("image", "budget"), ("a.png", "8")]))
+    image  budget
+    a.png       8
+
+    ```"""
+    first, *others = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join(
+        "  ".join([f"{line[0]:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(line[1:], others))])
+        for line in lines
+    )
