@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers import PreTrainedConfig
 
 
 SUFFIXES = (".safetensors", ".parquet")
@@ -32,6 +33,15 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_empty(out: str | Path):
+    """Raises `ValueError` unless a folder is absent or empty, so that no checkpoint is lost or mixed with another."""
+    out = Path(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"The output folder {out} is not empty; name another one.")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"The output folder {out} is a file; name a folder.")
 
 
 @contextmanager
@@ -71,16 +81,26 @@ def model_hash(model: torch.nn.Module) -> str:
     Returns:
         `str`: 64 hexadecimal digits.
     """
-    fields = {
-        name: value for name, value in model.config.to_dict().items() if name in type(model.config).__annotations__
-    }
-    fields = {name: value for name, value in fields.items() if "policy" not in name and name != "cost_bias"}
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(architecture(model.config), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith("policy."):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def architecture(config: PreTrainedConfig) -> dict:
+    """
+    What a configuration says of the tokenizer. A switch left at its default is not mentioned, so that a switch which
+    a later version adds changes no fingerprint.
+    """
+    facts = {}
+    for name in type(config).__annotations__:
+        value, default = getattr(config, name), config.__dataclass_fields__[name].default
+        is_untouched = value is default and (default is None or isinstance(default, bool))
+        if not is_untouched and "policy" not in name and name != "cost_bias":
+            facts[name] = architecture(value) if isinstance(value, PreTrainedConfig) else value
+    return facts
 
 
 @dataclass

@@ -201,8 +201,16 @@ def plain_hub_errors(name: str | Path) -> Iterator[None]:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def find_folder(checkpoint: str | Path, revision: str | None = None, token: str | None = None) -> Path:
-    """Folder of a checkpoint, downloaded if it is a repository id; arguments and errors as [`load_checkpoint`]."""
+def find_folder(
+    checkpoint: str | Path,
+    revision: str | None = None,
+    token: str | None = None,
+    patterns: list[str] = CHECKPOINT_PATTERNS,
+) -> Path:
+    """
+    Folder of a checkpoint. If it is a repository id, the files that fit the patterns are downloaded; arguments and
+    errors are those of [`load_checkpoint`].
+    """
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         return folder
@@ -213,9 +221,7 @@ def find_folder(checkpoint: str | Path, revision: str | None = None, token: str 
     except HFValidationError as error:
         raise ValueError(f"There is no folder {checkpoint}, and this is no Hub repository id either.") from error
     with plain_hub_errors(checkpoint):
-        return Path(
-            snapshot_download(str(checkpoint), revision=revision, token=token, allow_patterns=CHECKPOINT_PATTERNS)
-        )
+        return Path(snapshot_download(str(checkpoint), revision=revision, token=token, allow_patterns=patterns))
 
 
 def _load_folder(folder: Path, name: str | Path) -> tuple[AdaTokModel, AdaTokImageProcessor | AdaTokImageProcessorPil]:
@@ -226,7 +232,7 @@ def _load_folder(folder: Path, name: str | Path) -> tuple[AdaTokModel, AdaTokIma
     try:
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"The preprocessor_config.json of {name} cannot be used: {_first_line(error)}") from error
+        raise ValueError(f"The preprocessor_config.json of {name} cannot be used: {first_line(error)}") from error
     if not isinstance(processor, AdaTokImageProcessor | AdaTokImageProcessorPil):
         raise ValueError(f"The image processor of {name} must be an AdaTokImageProcessor; got {type(processor)}.")
     made = (processor.crop_size["height"], processor.crop_size["width"])
@@ -244,7 +250,7 @@ def _load_config(folder: Path, name: str | Path) -> AdaTokConfig:
     try:
         return AdaTokConfig.from_pretrained(folder)
     except (StrictDataclassError, ValueError, TypeError) as error:
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         raise ValueError(f"The config.json of {name} is not valid: {reason}") from error
 
 
@@ -256,7 +262,7 @@ def _load_model(folder: Path, config: AdaTokConfig, name: str | Path) -> AdaTokM
             folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, SafetensorError, ValueError) as error:
-        raise ValueError(f"The weights of {name} cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"The weights of {name} cannot be read: {first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
     if info["mismatched_keys"]:
@@ -284,5 +290,6 @@ def _read_json(path: Path) -> dict:
     return content
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first, as one sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."

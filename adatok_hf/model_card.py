@@ -79,8 +79,8 @@ def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, 
         metrics (`dict`, *optional*):
             What was measured: `"rows"`, a list of `{"budget": int, "psnr": float, "lpips": float, ...}`, one per
             candidate budget and perhaps one of `"budget": "auto"` with its `"mean_budget"`, and `"training"`, a dict
-            of facts of which `"datasets"` may list ids on the Hub. What is absent is called not measured, or not
-            recorded.
+            of facts of which `"datasets"` may list ids on the Hub and `"base_model"` name one. What is absent is
+            called not measured, or not recorded.
         license (`str`, *optional*, defaults to `"apache-2.0"`): Licence identifier of the Hub.
 
     Returns:
@@ -114,6 +114,7 @@ def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, 
         library_name="transformers",
         tags=["adatok", "image-tokenizer", "image-compression", "vector-quantization", "adaptive-tokenization"],
         datasets=training.get("datasets") or None,
+        base_model=training.get("base_model"),
         metrics=names or None,
     )
     if config.is_policy_trained:

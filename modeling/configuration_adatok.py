@@ -6,6 +6,62 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 
+def check_positive(config: PreTrainedConfig):
+    """Raises a `ValueError` unless every whole number of the configuration is at least 1."""
+    for name, kind in type(config).__annotations__.items():
+        if kind is int and getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1; got {getattr(config, name)}.")
+
+
+@strict
+class AdaTokPixelDecoderConfig(PreTrainedConfig):
+    r"""
+    Configuration of the convolutional pixel decoder that some converted checkpoints end in: every patch becomes a
+    distribution over a codebook, and convolutions upsample the grid of expected entries to pixels. The defaults are
+    those of the VQGAN in MaskGIT, which TiTok and One-D-Piece decode with.
+
+    Args:
+        codebook_size (`int`, *optional*, defaults to 1024):
+            Number of entries that a patch is a mixture of.
+        codebook_dim (`int`, *optional*, defaults to 256):
+            Width of an entry.
+        hidden_sizes (`list[int]`, *optional*, defaults to `[512, 256, 256, 128, 128]`):
+            Channels of each resolution, coarse to fine. Each is twice as fine as the one before, so that n of them
+            decode patches of `2 ** (n - 1)` pixels.
+        layers_per_block (`int`, *optional*, defaults to 2):
+            Residual blocks at each resolution, and before the first.
+        norm_num_groups (`int`, *optional*, defaults to 32):
+            Groups of the group normalisations, a divisor of all hidden sizes.
+        norm_eps (`float`, *optional*, defaults to 1e-06):
+            Epsilon of the group normalisations.
+
+    Raises:
+        `ValueError`: if a number is below 1, or the groups do not divide a hidden size.
+    """
+
+    model_type = "adatok_pixel_decoder"
+
+    codebook_size: int = 1024
+    codebook_dim: int = 256
+    hidden_sizes: list[int] | tuple[int, ...] = (512, 256, 256, 128, 128)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-6
+
+    def __post_init__(self, **kwargs):
+        self.hidden_sizes = list(self.hidden_sizes)
+        self.validate_architecture()
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Part of `@strict`: runs whenever a configuration is made or loaded."""
+        check_positive(self)
+        if not self.hidden_sizes or any(size < 1 or size % self.norm_num_groups for size in self.hidden_sizes):
+            raise ValueError(
+                f"hidden_sizes must be multiples of norm_num_groups={self.norm_num_groups}; got {self.hidden_sizes}."
+            )
+
+
 @strict
 class AdaTokConfig(PreTrainedConfig):
     r"""
@@ -50,12 +106,21 @@ class AdaTokConfig(PreTrainedConfig):
             Width of a codebook entry.
         commitment_cost (`float`, *optional*, defaults to 0.25):
             Weight of the commitment term against the codebook term of the quantization loss.
+        normalize_codes (`bool`, *optional*, defaults to `True`):
+            Whether latents and codebook entries are scaled to unit vectors before they are compared and decoded.
+        latent_batch_norm (`bool`, *optional*, defaults to `True`):
+            Whether the latents are normalised over the images before quantization.
+        interleave_latents (`bool`, *optional*, defaults to `False`):
+            Whether code n reads the entries n, n + N, n + 2N, ... of the flattened latent states instead of its own
+            state: the layout of TiTok's two-stage models and of One-D-Piece.
         budgets (`list[int]`, *optional*, defaults to `[32, 64, 96, 128, 160, 192, 224, 256]`):
             Candidate budgets, ascending, the last one equal to `num_latent_tokens`. Each is served by a head.
         lora_rank (`int`, *optional*, defaults to 16):
             Rank of the heads, the LoRA adapters on the MLPs of the decoder.
         lora_alpha (`int`, *optional*, defaults to 16):
             Scale of the heads: their output is multiplied by `lora_alpha / lora_rank`.
+        pixel_decoder_config ([`AdaTokPixelDecoderConfig`] or `dict`, *optional*):
+            A convolutional pixel decoder after the decoder's transformer, in place of one linear layer per patch.
         policy_hidden_size (`int`, *optional*, defaults to 512):
             Width of the policy's hidden layer.
         is_policy_trained (`bool`, *optional*, defaults to `False`):
@@ -66,7 +131,8 @@ class AdaTokConfig(PreTrainedConfig):
 
     Raises:
         `ValueError`: if the budgets do not ascend or do not end in `num_latent_tokens`, or if `image_size` is no
-            multiple of `patch_size`, or a width no multiple of its attention heads, or if `cost_bias` is not finite.
+            multiple of `patch_size`, or a width no multiple of its attention heads, or if `cost_bias` is not finite,
+            or if the pixel decoder does not upsample by `patch_size`.
 
     Example:
 
@@ -80,6 +146,7 @@ class AdaTokConfig(PreTrainedConfig):
     ```"""
 
     model_type = "adatok"
+    sub_configs = {"pixel_decoder_config": AdaTokPixelDecoderConfig}
 
     image_size: int = 256
     patch_size: int = 16
@@ -99,9 +166,13 @@ class AdaTokConfig(PreTrainedConfig):
     codebook_size: int = 4096
     codebook_dim: int = 12
     commitment_cost: float = 0.25
+    normalize_codes: bool = True
+    latent_batch_norm: bool = True
+    interleave_latents: bool = False
     budgets: list[int] | tuple[int, ...] = (32, 64, 96, 128, 160, 192, 224, 256)
     lora_rank: int = 16
     lora_alpha: int = 16
+    pixel_decoder_config: AdaTokPixelDecoderConfig | dict | None = None
     policy_hidden_size: int = 512
     is_policy_trained: bool = False
     cost_bias: float | int = 0.0
@@ -113,15 +184,14 @@ class AdaTokConfig(PreTrainedConfig):
         self.decoder_num_hidden_layers = self.decoder_num_hidden_layers or self.num_hidden_layers
         self.decoder_num_attention_heads = self.decoder_num_attention_heads or self.num_attention_heads
         self.decoder_intermediate_size = self.decoder_intermediate_size or self.intermediate_size
+        if isinstance(self.pixel_decoder_config, dict):
+            self.pixel_decoder_config = AdaTokPixelDecoderConfig(**self.pixel_decoder_config)
         self.validate_architecture()  # `@strict` calls it too, but wraps what it raises: this one is a ValueError
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         """Part of `@strict`: runs whenever a configuration is made or loaded."""
-        for name, field in self.__dataclass_fields__.items():
-            value = getattr(self, name)
-            if field.type is int and value < 1 and name in AdaTokConfig.__annotations__:
-                raise ValueError(f"{name} must be at least 1; got {value}.")
+        check_positive(self)
         if not self.budgets or self.budgets[0] < 1 or sorted(set(self.budgets)) != self.budgets:
             raise ValueError(
                 f"budgets must be positive and ascend strictly, for example [8, 16, 32]; got {self.budgets}."
@@ -143,6 +213,14 @@ class AdaTokConfig(PreTrainedConfig):
                     f"A hidden size must be a multiple of 4 and of its attention heads; got {width} and {heads} heads."
                 )
 
+        if self.pixel_decoder_config is not None:
+            factor = 2 ** (len(self.pixel_decoder_config.hidden_sizes) - 1)
+            if factor != self.patch_size:
+                raise ValueError(
+                    f"A pixel decoder of {len(self.pixel_decoder_config.hidden_sizes)} hidden_sizes decodes patches "
+                    f"of {factor} pixels, but patch_size is {self.patch_size}."
+                )
+
     @property
     def num_patches(self) -> int:
         """Number of patches of an image."""
@@ -154,4 +232,4 @@ class AdaTokConfig(PreTrainedConfig):
         return self.codebook_size
 
 
-__all__ = ["AdaTokConfig"]
+__all__ = ["AdaTokConfig", "AdaTokPixelDecoderConfig"]

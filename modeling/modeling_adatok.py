@@ -18,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_adatok import AdaTokConfig
+from .configuration_adatok import AdaTokConfig, AdaTokPixelDecoderConfig
 
 
 logger = logging.get_logger(__name__)
@@ -68,7 +68,8 @@ class AdaTokOutput(ModelOutput):
         quantization_loss (`torch.FloatTensor` of shape `()`, *optional*, returned with `return_loss=True`):
             Codebook and commitment terms.
         latents (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`, *optional*, returned with
-            `return_loss=True`): Unit vectors before quantization, from which dead codes are revived.
+            `return_loss=True`): What is quantized, from which dead codes are revived; unit vectors with
+            `config.normalize_codes`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -186,6 +187,7 @@ class AdaTokEncoder(nn.Module):
     def __init__(self, config: AdaTokConfig):
         super().__init__()
         width = config.hidden_size
+        self.interleave_latents = config.interleave_latents
         self.patch_embedding = nn.Conv2d(
             config.num_channels, width, kernel_size=config.patch_size, stride=config.patch_size
         )
@@ -213,21 +215,26 @@ class AdaTokEncoder(nn.Module):
         hidden_states = self.layernorm_post(hidden_states)
         image_states, latent_states = hidden_states.split([image_tokens.shape[1], self.latent_tokens.shape[1]], dim=1)
         features = torch.cat([image_states.mean(dim=1), latent_states.mean(dim=1)], dim=-1)
+        if self.interleave_latents:  # (batch, N, width) read as (batch, width, N)
+            latent_states = latent_states.reshape(batch_size, -1, latent_states.shape[1]).transpose(1, 2)
         return self.latent_projection(latent_states), features
 
 
 class AdaTokVectorQuantizer(nn.Module):
     """
-    Nearest neighbour on the unit sphere. The batch normalisation, of each latent token by itself, removes what the
-    token says of every image alike: without it the codes hardly differ between images early in training, and the
-    decoder learns to ignore them. At inference it is a fixed affine map.
+    Nearest neighbour, on the unit sphere unless `config.normalize_codes` is off. The batch normalisation, of each
+    latent token by itself, removes what the token says of every image alike: without it the codes hardly differ
+    between images early in training, and the decoder learns to ignore them. At inference it is a fixed affine map.
     """
 
     def __init__(self, config: AdaTokConfig):
         super().__init__()
         self.commitment_cost = config.commitment_cost
+        self.normalize_codes = config.normalize_codes
         num_channels = config.num_latent_tokens * config.codebook_dim
-        self.latent_norm = nn.BatchNorm1d(num_channels, affine=False, momentum=0.05)
+        self.latent_norm = nn.Identity()
+        if config.latent_batch_norm:
+            self.latent_norm = nn.BatchNorm1d(num_channels, affine=False, momentum=0.05)
         self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
 
     def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor, torch.Tensor, torch.Tensor]:
@@ -236,15 +243,18 @@ class AdaTokVectorQuantizer(nn.Module):
             latents (`torch.Tensor` of shape `(batch, tokens, codebook_dim)`): What the encoder gives.
 
         Returns:
-            Quantized unit vectors with a straight-through gradient and the unit latents, both of the shape of
+            Quantized vectors with a straight-through gradient and the normalised latents, both of the shape of
             `latents`; codes of shape `(batch, tokens)`; the scalar quantization loss.
         """
         # Half precision would merge neighbouring entries of a large codebook, so this part leaves autocast.
         with torch.autocast(device_type=latents.device.type, enabled=False):
             latents = self.latent_norm(latents.to(self.codebook.weight.dtype).flatten(1)).view(latents.shape)
-            latents = nn.functional.normalize(latents, dim=-1)
-            codebook = nn.functional.normalize(self.codebook.weight, dim=-1)
-            codes = (latents.detach() @ codebook.detach().T).argmax(dim=-1)  # on the sphere, nearest = largest cosine
+            latents = self._normalize(latents)
+            codebook = self._normalize(self.codebook.weight)
+            nearness = latents.detach() @ codebook.detach().T  # on the sphere, nearest = largest cosine
+            if not self.normalize_codes:
+                nearness = nearness - codebook.detach().square().sum(dim=-1) / 2
+            codes = nearness.argmax(dim=-1)
             quantized = nn.functional.embedding(codes, codebook)
             loss = nn.functional.mse_loss(quantized, latents.detach())
             loss = loss + self.commitment_cost * nn.functional.mse_loss(latents, quantized.detach())
@@ -253,8 +263,57 @@ class AdaTokVectorQuantizer(nn.Module):
         return quantized, latents, codes, loss
 
     def lookup(self, codes: torch.LongTensor) -> torch.Tensor:
-        """Unit vectors of shape `(batch, tokens, codebook_dim)` of codes `(batch, tokens)`."""
-        return nn.functional.normalize(self.codebook(codes), dim=-1)
+        """What the decoder reads for codes `(batch, tokens)`: vectors of shape `(batch, tokens, codebook_dim)`."""
+        return self._normalize(self.codebook(codes))
+
+    def _normalize(self, vectors: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(vectors, dim=-1) if self.normalize_codes else vectors
+
+
+class AdaTokResidualBlock(nn.Module):
+    """Two normalised 3x3 convolutions, with a skip connection where the number of channels stays."""
+
+    def __init__(self, config: AdaTokPixelDecoderConfig, in_channels: int, out_channels: int):
+        super().__init__()
+        self.has_skip = in_channels == out_channels
+        self.norm1 = nn.GroupNorm(config.norm_num_groups, in_channels, eps=config.norm_eps)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(config.norm_num_groups, out_channels, eps=config.norm_eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = self.conv1(nn.functional.silu(self.norm1(hidden_states)))
+        residual = self.conv2(nn.functional.silu(self.norm2(residual)))
+        return hidden_states + residual if self.has_skip else residual
+
+
+class AdaTokPixelDecoder(nn.Module):
+    """Mixes the entries of a pixel codebook at every patch and upsamples the grid of them by convolutions."""
+
+    def __init__(self, config: AdaTokPixelDecoderConfig, hidden_size: int, num_channels: int):
+        super().__init__()
+        sizes, layers_per_block = config.hidden_sizes, config.layers_per_block
+        self.hidden_projection = nn.Linear(hidden_size, 2 * hidden_size)
+        self.logit_projection = nn.Linear(2 * hidden_size, config.codebook_size)
+        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
+        self.conv_in = nn.Conv2d(config.codebook_dim, sizes[0], kernel_size=3, padding=1)
+        blocks = [AdaTokResidualBlock(config, sizes[0], sizes[0]) for _ in range(layers_per_block)]
+        for level, size in enumerate(sizes):
+            if level > 0:
+                blocks += [nn.Upsample(scale_factor=2), nn.Conv2d(sizes[level - 1], sizes[level - 1], 3, padding=1)]
+            widths = [sizes[max(level - 1, 0)]] + [size] * layers_per_block
+            blocks += [AdaTokResidualBlock(config, *pair) for pair in zip(widths, widths[1:])]
+        self.blocks = nn.Sequential(*blocks)
+        self.norm_out = nn.GroupNorm(config.norm_num_groups, sizes[-1], eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(sizes[-1], num_channels, kernel_size=3, padding=1)
+
+    def forward(self, patch_states: torch.Tensor) -> torch.Tensor:
+        """Pixels of shape `(batch, num_channels, image_size, image_size)` of states `(batch, patches, width)`."""
+        grid_size = math.isqrt(patch_states.shape[1])
+        logits = self.logit_projection(self.hidden_projection(patch_states).tanh())
+        mixtures = logits.softmax(dim=-1) @ self.codebook.weight  # (batch, patches, codebook_dim)
+        hidden_states = self.conv_in(mixtures.transpose(1, 2).unflatten(2, (grid_size, grid_size)))
+        return self.conv_out(nn.functional.silu(self.norm_out(self.blocks(hidden_states))))
 
 
 class AdaTokDecoder(nn.Module):
@@ -276,8 +335,11 @@ class AdaTokDecoder(nn.Module):
             for _ in range(config.decoder_num_hidden_layers)
         )
         self.layernorm_post = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.pixel_projection = nn.Linear(width, config.num_channels * config.patch_size**2)
-        self.pixel_conv = nn.Conv2d(config.num_channels, config.num_channels, kernel_size=3, padding=1)
+        if config.pixel_decoder_config is not None:
+            self.pixel_decoder = AdaTokPixelDecoder(config.pixel_decoder_config, width, config.num_channels)
+        else:
+            self.pixel_projection = nn.Linear(width, config.num_channels * config.patch_size**2)
+            self.pixel_conv = nn.Conv2d(config.num_channels, config.num_channels, kernel_size=3, padding=1)
 
     def forward(
         self,
@@ -294,6 +356,15 @@ class AdaTokDecoder(nn.Module):
         Returns:
             Pixels of shape `(batch, num_channels, image_size, image_size)`.
         """
+        return self.to_pixels(self.patch_states(quantized, code_mask, head_indices))
+
+    def patch_states(
+        self,
+        quantized: torch.Tensor,
+        code_mask: torch.BoolTensor | None = None,
+        head_indices: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The first half of `forward`, all that depends on the budget: states of shape `(batch, patches, width)`."""
         batch_size, num_codes, _ = quantized.shape
         image_tokens = torch.cat([self.class_embedding, self.mask_token.expand(-1, self.grid_size**2, -1)], dim=1)
         image_tokens = (image_tokens + self.position_embedding).expand(batch_size, -1, -1)
@@ -305,8 +376,13 @@ class AdaTokDecoder(nn.Module):
         attention_mask = create_bidirectional_mask(self.config, hidden_states, code_mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, head_indices)
-        hidden_states = self.layernorm_post(hidden_states[:, 1 : image_tokens.shape[1]])
-        patches = self.pixel_projection(hidden_states).transpose(1, 2)  # (batch, channels * patch_size**2, patches)
+        return self.layernorm_post(hidden_states[:, 1 : image_tokens.shape[1]])
+
+    def to_pixels(self, patch_states: torch.Tensor) -> torch.Tensor:
+        """The second half of `forward`, from the states to the pixels."""
+        if self.config.pixel_decoder_config is not None:
+            return self.pixel_decoder(patch_states)
+        patches = self.pixel_projection(patch_states).transpose(1, 2)  # (batch, channels * patch_size**2, patches)
         pixels = patches.unflatten(2, (self.grid_size, self.grid_size))
         return self.pixel_conv(nn.functional.pixel_shuffle(pixels, self.config.patch_size))
 
@@ -376,7 +452,8 @@ class AdaTokPreTrainedModel(PreTrainedModel):
             init.normal_(module.mask_token, std=0.02)
             init.normal_(module.latent_position_embedding, std=0.4)
             init.normal_(module.code_projection.weight, std=0.3)
-            init.dirac_(module.pixel_conv.weight)
+            if self.config.pixel_decoder_config is None:
+                init.dirac_(module.pixel_conv.weight)
         elif isinstance(module, AdaTokModel):
             init.copy_(module.candidate_budgets, torch.tensor(self.config.budgets))
             # In remote code, modules without tensors of their own are passed over, so their laws stand here.
@@ -593,12 +670,12 @@ class AdaTokModel(AdaTokPreTrainedModel):
         order = budgets.argsort(stable=True)
         distinct, counts = budgets[order].unique_consecutive(return_counts=True)
         groups = [
-            self.decoder(quantized[rows, :budget], head_indices=head_index)
+            self.decoder.patch_states(quantized[rows, :budget], head_indices=head_index)
             for rows, budget, head_index in zip(
                 order.split(counts.tolist()), distinct.tolist(), self._head_indices(distinct).tolist()
             )
         ]
-        return torch.cat(groups)[order.argsort()]
+        return self.decoder.to_pixels(torch.cat(groups)[order.argsort()])
 
     def _head_indices(self, budgets: torch.LongTensor) -> torch.LongTensor:
         """Index of the smallest candidate budget that is no smaller than each budget."""

@@ -18,7 +18,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MODULES = sorted(
     ".".join((package, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
-    for package, folder in (("adatok_hf", ROOT / "adatok_hf"), ("adatok_hf.modeling", ROOT / "modeling"))
+    for package, folder in (
+        ("adatok_hf", ROOT / "adatok_hf"),
+        ("adatok_hf.modeling", ROOT / "modeling"),
+        ("adatok_hf.conversion", ROOT / "conversion"),
+    )
     for path in folder.rglob("*.py")
     if "samples" not in path.parts
 )

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..codes_file import whole_folder
+from ..codes_file import check_empty, whole_folder
 from ..hub import copy_checkpoint
 from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 
@@ -91,13 +91,4 @@ def save_calibrated(
         copy_checkpoint(source, folder, model, processor, config)
 
 
-def check_empty(out: str | Path):
-    """Raises `ValueError` unless a folder is absent or empty, so that no checkpoint is lost or mixed with another."""
-    out = Path(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"The output folder {out} is not empty; name another one.")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"The output folder {out} is a file; name a folder.")
-
-
-__all__ = ["check_empty", "save_calibrated", "score_images"]
+__all__ = ["save_calibrated", "score_images"]

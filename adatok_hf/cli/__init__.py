@@ -1,7 +1,7 @@
 """The `adatok` command."""
 
-from . import codec, evaluation, training  # each adds its commands
+from . import codec, conversion, evaluation, heads, training  # each adds its commands
 from .common import main
 
 
-__all__ = ["codec", "evaluation", "main", "training"]
+__all__ = ["codec", "conversion", "evaluation", "heads", "main", "training"]

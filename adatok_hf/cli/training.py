@@ -13,11 +13,16 @@ def tokenizer(
     context: typer.Context,
     recipe: Annotated[str, typer.Option(metavar="NAME_OR_PATH", help="A recipe of the package, or a YAML file.")],
     data: Annotated[str | None, typer.Option(help="What to train on; the recipe's data if not given.")] = None,
+    train_heads_only: Annotated[
+        bool, typer.Option("--train-heads-only", help="Leave all but the heads of --init_from as it is.")
+    ] = False,
 ):
     """Train the tokenizer (stage 1). Any further `--key value` overrides the recipe."""
     from ..training.tokenizer import main as train
 
-    train(["--recipe", recipe, *(["--train_data", data] if data is not None else []), *context.args])
+    options = ["--train_data", data] if data is not None else []
+    options += ["--train_only", "heads"] if train_heads_only else []
+    train(["--recipe", recipe, *options, *context.args])
 
 
 @train_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -81,8 +86,9 @@ def calibrate(
 ):
     """Make a copy of a model whose policy spends a wanted mean budget, measured on calibration images."""
     from .. import default_checkpoint
-    from ..allocation.calibrate import check_empty, save_calibrated, score_images
+    from ..allocation.calibrate import save_calibrated, score_images
     from ..allocation.calibration import calibrate_cost_bias, check_mean_budget, choose_columns
+    from ..codes_file import check_empty
     from ..hub import find_folder
     from ..training.data import load_image_dataset
 

@@ -53,7 +53,7 @@ def revive_latents(model: AdaTokModel, pixel_values: torch.Tensor, threshold: fl
     dead = (influence < threshold * influence.mean()).nonzero().flatten().tolist()
     alive = influence.argsort(descending=True)[: full_budget - len(dead)].tolist()
     norm = model.quantizer.latent_norm
-    statistics = [value.view(full_budget, -1) for value in (norm.running_mean, norm.running_var)]
+    statistics = [value.view(full_budget, -1) for value in filter(torch.is_floating_point, norm.buffers())]
     for index, position in enumerate(dead):
         source = alive[index % len(alive)]
         for embedding in (model.encoder.latent_tokens[0], model.decoder.latent_position_embedding[0]):

@@ -196,7 +196,7 @@ class ReconstructionTrainer(StatefulTrainer):
         model = self.accelerator.unwrap_model(self.model)
         latent_norm = model.quantizer.latent_norm
         if latent_norm.training:  # fixed statistics are alike in all processes already
-            for statistic in (latent_norm.running_mean, latent_norm.running_var):
+            for statistic in filter(torch.is_floating_point, latent_norm.buffers()):
                 statistic.copy_(self.accelerator.reduce(statistic, "mean"))
         self.ema.update_parameters(model)
         step, args = self.state.global_step, self.args

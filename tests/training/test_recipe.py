@@ -6,11 +6,13 @@ import pytest
 
 from adatok_hf import AdaTokConfig
 from adatok_hf.training.arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
+from adatok_hf.training.policy import PolicyDataArguments, PolicyTrainingArguments
 from adatok_hf.training.recipe import RECIPES_DIR, find_recipe, parse_recipe
 
 
 CLASSES = [ModelArguments, DataArguments, ReconstructionTrainingArguments]
-TOKENIZERS = sorted(path.stem for path in RECIPES_DIR.glob("*.yaml") if not path.stem.endswith("-policy"))
+SHIPPED = sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
+TOKENIZERS = [name for name in SHIPPED if not name.endswith(("-heads", "-policy"))]
 MINIMAL = "output_dir: outputs\nuse_cpu: true\nreport_to: none\n"
 
 
@@ -37,6 +39,16 @@ def test_shipped_recipe_parses_and_builds_its_config(name):
     assert f"-{config.image_size}" in name and config.budgets[-1] == config.num_latent_tokens
     assert len(config.budgets) > 1 and arguments.max_steps > 0
     assert arguments.output_dir == f"outputs/{name}"
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.endswith("-heads")])
+def test_shipped_recipe_for_heads_trains_nothing_else_and_no_random_weights(name):
+    model_arguments, data_arguments, arguments = parse_recipe(name, ["--use_cpu", "true", "--tf32", "false"], CLASSES)
+    assert arguments.train_only == "heads" and model_arguments.init_from and data_arguments.train_data
+    policy_arguments, _ = parse_recipe(
+        name.replace("-heads", "-policy"), ["--use_cpu", "true"], [PolicyDataArguments, PolicyTrainingArguments]
+    )
+    assert policy_arguments.init_from == arguments.output_dir == f"outputs/{name}"
 
 
 def test_shipped_recipe_is_found_by_name_and_path():

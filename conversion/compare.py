@@ -1,0 +1,163 @@
+"""
+A converted model against the original code, in codes, pixels and speed, at full size. Needs a clone of that code, and
+what it imports (omegaconf, einops):
+
+    python -m adatok_hf.conversion.compare --code CLONE --config CLONE/configs/infer/TiTok/titok_s128.yaml
+
+With `--weights` it takes a checkpoint; else both get the same random weights.
+"""
+
+import argparse
+import importlib
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ..evaluation.instruments import time_interleaved
+from ..modeling import AdaTokModel
+from ..text_table import align_columns
+from .source import OriginalCheckpoint, read_config, read_weights
+from .titok import convert_original
+
+
+def load_original(code: Path, config: Path, weights: Path | None = None, seed: int = 0) -> torch.nn.Module:
+    """
+    Builds the original model from its own code.
+
+    Args:
+        code (`Path`): Clone of bytedance/1d-tokenizer or turingmotors/One-D-Piece. Its code is run.
+        config (`Path`): YAML or JSON file of the model's configuration.
+        weights (`Path`, *optional*): File of weights; random ones when unset.
+        seed (`int`, *optional*, defaults to 0): Of the random weights.
+
+    Returns:
+        `torch.nn.Module`: in evaluation mode, without gradients.
+    """
+    sys.path.insert(0, str(code))  # its package is called `modeling`, as is a folder that may be current
+    from omegaconf import OmegaConf
+
+    settings = OmegaConf.create(read_config(config))
+    if family_of(read_config(config)) == "one-d-piece":
+        model = importlib.import_module("modeling.one_d_piece").OneDPiece(settings)
+    else:
+        model = importlib.import_module("modeling.titok").TiTok(settings)
+    if weights is not None:
+        model.load_state_dict(read_weights(weights))
+    else:
+        randomize(model, seed)
+    return model.eval().requires_grad_(False)
+
+
+def family_of(config: dict) -> str:
+    return "one-d-piece" if config["model"].get("type") == "one_d_piece" else "titok"
+
+
+@torch.no_grad()
+def randomize(model: torch.nn.Module, seed: int):
+    """Random weights that let signals through, so that an error anywhere shows in pixels, which lie near [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim == 1:
+            is_scale = name.endswith("weight")
+            parameter.copy_(is_scale + 0.1 * noise)
+        elif "embedding" in name or "token" in name:
+            parameter.copy_(0.5 * noise)
+        else:
+            gain = 4 if "patch_embed" in name else 1
+            parameter.copy_(gain * noise * (1.5 / parameter[0].numel()) ** 0.5)
+    last = (model.pixel_decoder if model.finetune_decoder else model.decoder).conv_out
+    last.weight.mul_(0.2)
+    last.bias.add_(0.5)
+
+
+def make_images(batch_size: int, size: int, seed: int = 1) -> torch.Tensor:
+    """Smooth random images with some noise: `(batch_size, 3, size, size)` in [0, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch_size, 3, 8, 8, generator=generator)
+    images = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic")
+    return (images + 0.1 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+
+
+@torch.inference_mode()
+def compare(original: torch.nn.Module, model: AdaTokModel, images: torch.Tensor, repeats: int) -> dict:
+    """
+    Compares codes, pixels and times.
+
+    Args:
+        original (`torch.nn.Module`): The original model.
+        model ([`AdaTokModel`]): What it was converted to.
+        images (`torch.Tensor` of shape `(batch, 3, size, size)`): Values in [0, 1].
+        repeats (`int`): How often every call is timed, after one call to warm up; 0 times none.
+
+    Returns:
+        `dict`: `codes` and how many of them `differ`; `rows`, one for encoding and one per budget of decoding, with
+        the largest difference of pixels in [0, 1] and the median `milliseconds` of a batch, of both models.
+    """
+    full = model.config.num_latent_tokens
+    codes = original.encode(images)[1]["min_encoding_indices"].flatten(1)
+    inputs = images * 2 - 1
+    calls: dict[str, tuple[Callable, Callable]] = {
+        "encode": (lambda: original.encode(images), lambda: model.encode(inputs, budgets=full).image_codes)
+    }
+    is_nested = type(original).__name__ == "OneDPiece"  # TiTok's code decodes all codes or none
+    for budget in model.config.budgets if is_nested else [full]:
+        calls[f"decode {budget}"] = (
+            lambda budget=budget: original.decode_tokens(codes[:, None, :budget]),
+            lambda budget=budget: (model.decode(codes, budgets=budget).pixel_values + 1) / 2,
+        )
+    rows = []
+    for name, (theirs, ours) in calls.items():
+        row = {"call": name}
+        if name != "encode":
+            row["difference"] = (theirs() - ours()).abs().max().item()
+        if repeats:
+            times = time_interleaved({"original": theirs, "converted": ours}, images.device, repeats, warmup=1)
+            row["milliseconds"] = {key: statistics.median(values) for key, values in times.items()}
+        rows.append(row)
+    differ = (model.encode(inputs, budgets=full).image_codes != codes).sum().item()
+    return {"codes": codes.numel(), "differ": differ, "rows": rows}
+
+
+def format_rows(result: dict) -> str:
+    """The result as a table."""
+    lines = [("call", "largest difference", "original ms", "converted ms", "original / converted")]
+    for row in result["rows"]:
+        times = row.get("milliseconds")
+        lines.append(
+            (
+                row["call"],
+                f"{row['difference']:.1e}"
+                if "difference" in row
+                else f"{result['differ']} of {result['codes']} codes",
+                *((f"{times['original']:.0f}", f"{times['converted']:.0f}") if times else ("", "")),
+                f"{times['original'] / times['converted']:.2f}" if times else "",
+            )
+        )
+    return align_columns(lines)
+
+
+def main(argv: Sequence[str] | None = None):
+    parser = argparse.ArgumentParser("python -m adatok_hf.conversion.compare", description=__doc__.splitlines()[1])
+    parser.add_argument("--code", type=Path, required=True, help="clone of the original repository; its code is run")
+    parser.add_argument("--config", type=Path, required=True, help="the model's YAML or JSON file")
+    parser.add_argument("--weights", type=Path, help="file of weights; random if not given")
+    parser.add_argument("--batch-size", type=int, default=2, help="images at once")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds; 0 times nothing")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
+    arguments = parser.parse_args(argv)
+    config = read_config(arguments.config)
+    original = load_original(arguments.code, arguments.config, arguments.weights, arguments.seed)
+    checkpoint = OriginalCheckpoint(arguments.config.stem, False, original.state_dict(), config)
+    model = convert_original(checkpoint, family_of(config))
+    result = compare(original, model, make_images(arguments.batch_size, model.config.image_size), arguments.repeats)
+    print(format_rows(result))
+    print(json.dumps({"model": arguments.config.stem, "batch_size": arguments.batch_size, **result}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Original checkpoints: a Hub repository, a folder or a file, read without running anything in it."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..hub import CARD_NAME, find_folder, first_line
+
+
+USUAL_WEIGHTS = ["model.safetensors", "pytorch_model.bin"]
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+CONFIG_NAMES = ["config.json", "config.yaml"]
+
+
+@dataclass
+class OriginalCheckpoint:
+    """
+    What was read of an original checkpoint.
+
+    Args:
+        name (`str`): Where it is from, as the user gave it.
+        is_on_hub (`bool`): Whether the name is that of a repository on the Hub.
+        tensors (`dict[str, torch.Tensor]`): The weights, in single precision, under their original names.
+        config (`dict`, *optional*): Its configuration, if there is one.
+        license (`str`, *optional*): The licence that its card names, if there is one.
+    """
+
+    name: str
+    is_on_hub: bool
+    tensors: dict[str, torch.Tensor]
+    config: dict | None = None
+    license: str | None = None
+
+
+def read_original(
+    source: str | Path,
+    *,
+    config: str | Path | None = None,
+    filename: str | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> OriginalCheckpoint:
+    """
+    Reads weights, configuration and licence of an original checkpoint.
+
+    Args:
+        source (`str` or `Path`): File of weights, folder that holds one, or repository id on the Hub.
+        config (`str` or `Path`, *optional*): JSON or YAML file to read in place of the one beside the weights.
+        filename (`str`, *optional*): Which weights to take of a folder or repository that holds several.
+        revision (`str`, *optional*): Branch, tag or commit, for a repository id.
+        token (`str`, *optional*): Hub token; the one of `hf auth login` or `HF_TOKEN` when unset.
+
+    Returns:
+        [`OriginalCheckpoint`]
+
+    Raises:
+        `ValueError`: if there is no such source, if it holds no weights or several and none is chosen, and if a file
+            is damaged or might run code.
+    """
+    path = Path(source).expanduser()
+    is_on_hub = not path.exists()
+    if path.is_file():
+        folder, weights = path.parent, path
+    else:
+        patterns = [*([filename] if filename else USUAL_WEIGHTS), *CONFIG_NAMES, CARD_NAME]
+        folder = find_folder(source, revision, token, patterns)
+        weights = _choose_weights(folder, source, filename)
+    beside = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), None)
+    config_path = Path(config).expanduser() if config is not None else beside
+    return OriginalCheckpoint(
+        name=str(source),
+        is_on_hub=is_on_hub,
+        tensors=read_weights(weights),
+        config=None if config_path is None else read_config(config_path),
+        license=_read_license(folder / CARD_NAME),
+    )
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file or of a pickle of nothing but tensors; raises `ValueError` for any other."""
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} is no pickle of plain tensors; anything else might run code, so it is not read."
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or no file of weights: {first_line(error)}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise ValueError(f"{path} must hold a flat state dict, tensors by name; it holds something else.")
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def read_config(path: Path) -> dict:
+    """The content of a JSON or YAML file; raises `ValueError` unless that is a mapping."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"The configuration {path} cannot be read: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"The configuration {path} must hold a mapping; got {type(content).__name__}.")
+    return content
+
+
+def _choose_weights(folder: Path, source: str | Path, filename: str | None) -> Path:
+    candidates = sorted(path.name for path in folder.iterdir() if path.name.endswith(WEIGHT_SUFFIXES))
+    if filename is not None and filename not in candidates:
+        raise ValueError(f"{source} has no weights {filename}; there are {', '.join(candidates) or 'none'}.")
+    chosen = [filename] if filename else [name for name in USUAL_WEIGHTS if name in candidates][:1] or candidates
+    if not chosen:
+        raise ValueError(
+            f"{source} holds no weights under a usual name ({', '.join(USUAL_WEIGHTS)}); name them by --filename."
+        )
+    if len(chosen) > 1:
+        raise ValueError(f"{source} holds several files of weights; choose one by --filename: {', '.join(chosen)}.")
+    return folder / chosen[0]
+
+
+def _read_license(card: Path) -> str | None:
+    try:
+        return ModelCard.load(card).data.license if card.is_file() else None
+    except ValueError:  # front matter that is none names no licence
+        return None
