@@ -13,10 +13,11 @@ CORE = [
     "pillow>=10.3",
     "typer>=0.15",
     "tqdm>=4.66",
+    "pyyaml>=6",
 ]
 EXTRAS = {
     "generate": ["diffusers>=0.35"],
-    "train": ["accelerate>=1.10", "datasets>=4.0", "lpips>=0.1.4", "torchvision>=0.21", "pyyaml>=6"],
+    "train": ["accelerate>=1.10", "datasets>=4.0", "lpips>=0.1.4", "torchvision>=0.21"],
     "eval": [
         "evaluate>=0.4.5",
         "torchmetrics>=1.7",

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token, snapshot_download
+import yaml
+from huggingface_hub import HfApi, ModelCard, get_token, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -172,7 +173,7 @@ def copy_checkpoint(
 def read_metrics(folder: Path) -> dict | None:
     """The content of `metrics.json` in a checkpoint folder, if there is one."""
     path = folder / METRICS_NAME
-    return _read_json(path) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 @contextmanager
@@ -244,7 +245,7 @@ def _load_folder(folder: Path, name: str | Path) -> tuple[AdaTokModel, AdaTokIma
 def _load_config(folder: Path, name: str | Path) -> AdaTokConfig:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{name} has no config.json, so it is no checkpoint.")
-    content = _read_json(folder / "config.json")
+    content = read_json(folder / "config.json")
     if content.get("model_type") != AdaTokConfig.model_type:
         raise ValueError(f"{name} is no AdaTok checkpoint: its model_type is {content.get('model_type')!r}.")
     try:
@@ -280,7 +281,17 @@ def _load_model(folder: Path, config: AdaTokConfig, name: str | Path) -> AdaTokM
     return model
 
 
-def _read_json(path: Path) -> dict:
+def read_license(folder: Path) -> str | None:
+    """The licence that the card in a folder names, if it has a card and that names one."""
+    path = folder / CARD_NAME
+    try:
+        return ModelCard.load(path).data.license if path.is_file() else None
+    except (ValueError, yaml.YAMLError):  # front matter that is none
+        return None
+
+
+def read_json(path: Path) -> dict:
+    """The content of a JSON file; raises `ValueError` unless that is an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import torch
-from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft import __version__ as peft_version
 from peft.tuners.lora import LoraLayer
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..codes_file import check_empty, whole_folder
-from ..hub import CARD_NAME, find_folder, read_metrics
+from ..hub import CARD_NAME, find_folder, read_json, read_license, read_metrics
 from ..model_card import model_card
 from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 from ..modeling.modeling_adatok import AdaTokDecoder
@@ -213,9 +212,8 @@ def save_imported(
     source = Path(source)
     training = (read_metrics(source) or {}).get("training", {})
     training = {name: fact for name, fact in training.items() if not name.endswith("measured on")}
-    has_card = (source / CARD_NAME).is_file()
-    license = ModelCard.load(source / CARD_NAME).data.license if has_card else None
-    card = model_card(model.config, Path(out).name, {"training": training | facts}, license=license or "apache-2.0")
+    license = read_license(source) or "apache-2.0"
+    card = model_card(model.config, Path(out).name, {"training": training | facts}, license=license)
     with whole_folder(out) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -262,12 +260,7 @@ def _check_config(folder: Path, config: LoraConfig):
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise ValueError(f"The adapter {folder} lacks {CONFIG_NAME}; PEFT's save_pretrained writes it.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} holds no valid JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object; got {type(content).__name__}.")
+    content = read_json(path)
     if content.get("peft_type") != config.peft_type.value:
         raise ValueError(
             f"The peft_type of the adapter {folder} must be {config.peft_type.value}; got "

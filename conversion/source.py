@@ -1,16 +1,16 @@
 """Original checkpoints: a Hub repository, a folder or a file, read without running anything in it."""
 
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
-from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..hub import CARD_NAME, find_folder, first_line
+from ..hub import CARD_NAME, find_folder, first_line, read_license
 
 
 USUAL_WEIGHTS = ["model.safetensors", "pytorch_model.bin"]
@@ -78,25 +78,15 @@ def read_original(
         is_on_hub=is_on_hub,
         tensors=read_weights(weights),
         config=None if config_path is None else read_config(config_path),
-        license=_read_license(folder / CARD_NAME),
+        license=read_license(folder),
     )
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file or of a pickle of nothing but tensors; raises `ValueError` for any other."""
-    try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} is no pickle of plain tensors; anything else might run code, so it is not read."
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, or no file of weights: {first_line(error)}") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise ValueError(f"{path} must hold a flat state dict, tensors by name; it holds something else.")
+    tensors = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
+    if not isinstance(tensors, dict) or not all(map(_is_plain_tensor, tensors.values())):
+        raise ValueError(f"{path} must hold a flat state dict, plain tensors by name; it holds something else.")
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
@@ -111,8 +101,39 @@ def read_config(path: Path) -> dict:
     return content
 
 
+def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or no file of weights: {first_line(error)}") from error
+
+
+def _load_pickle(path: Path):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} is no pickle of plain tensors; anything else might run code, so it is not read."
+        ) from error
+    # A damaged pickle is a damaged program: it may fail in any way, and torch may recommend to run it all the same.
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or no file of weights; get it again.") from error
+
+
+def _is_plain_tensor(value) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.device.type == "cpu"
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_nested or value.is_complex())
+    )
+
+
 def _choose_weights(folder: Path, source: str | Path, filename: str | None) -> Path:
-    candidates = sorted(path.name for path in folder.iterdir() if path.name.endswith(WEIGHT_SUFFIXES))
+    # `glob` finds nothing in a folder that is not there, as when no file of a repository fits the patterns.
+    candidates = sorted(path.name for path in folder.glob("*") if path.name.endswith(WEIGHT_SUFFIXES))
     if filename is not None and filename not in candidates:
         raise ValueError(f"{source} has no weights {filename}; there are {', '.join(candidates) or 'none'}.")
     chosen = [filename] if filename else [name for name in USUAL_WEIGHTS if name in candidates][:1] or candidates
@@ -123,10 +144,3 @@ def _choose_weights(folder: Path, source: str | Path, filename: str | None) -> P
     if len(chosen) > 1:
         raise ValueError(f"{source} holds several files of weights; choose one by --filename: {', '.join(chosen)}.")
     return folder / chosen[0]
-
-
-def _read_license(card: Path) -> str | None:
-    try:
-        return ModelCard.load(card).data.license if card.is_file() else None
-    except ValueError:  # front matter that is none names no licence
-        return None

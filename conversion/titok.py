@@ -4,6 +4,7 @@ TiTok and One-D-Piece, which share one format: configuration and weights to thos
 Both work on pixels in [0, 1]; AdaTok's are in [-1, 1]. The first and the last convolution absorb the difference.
 """
 
+import itertools
 import math
 import re
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from ..modeling import AdaTokConfig, AdaTokModel
 from .source import OriginalCheckpoint
 
 
-FAMILIES = ("titok", "one-d-piece")
+FAMILIES = {"titok": "titok", "one-d-piece": "one_d_piece"}  # and what their configurations call them
 HEAD_DIM = 64  # small, base and large models have 8, 12 and 16 attention heads, of 64 channels each
 ORIGINAL_TO_CONVERTED_KEY_MAPPING = {
     r"^latent_tokens$": "encoder.latent_tokens",
@@ -100,42 +101,67 @@ def read_settings(config: dict | None, family: str) -> OriginalSettings:
                 "file of its configuration by --config."
             )
         return OriginalSettings()
-    try:
-        tokenizer, preprocessing = config["model"]["vq_model"], config["dataset"]["preprocessing"]
-        is_one_d_piece = config["model"].get("type") == "one_d_piece"
-        if is_one_d_piece != (family == "one-d-piece"):
-            right = "one-d-piece" if is_one_d_piece else "titok"
-            raise ValueError(f"its configuration is not one of {family}; use --from {right}.")
-        if tokenizer.get("quantize_mode", "vq") != "vq":
-            raise ValueError(
-                f"its latents are continuous (quantize_mode {tokenizer['quantize_mode']}), and only discrete variants "
-                "have codes; take one of quantize_mode vq."
-            )
-        is_two_stage = tokenizer.get("finetune_decoder", True)
-        if is_two_stage != tokenizer.get("is_legacy", True):
-            raise ValueError("it is an intermediate stage of training, without pixels; take the finished model.")
-        settings = OriginalSettings(
-            normalize_codes=tokenizer["use_l2_norm"],
-            is_two_stage=is_two_stage,
-            commitment_cost=tokenizer["commitment_cost"],
-            sizes={
-                "image_size": preprocessing["crop_size"],
-                "patch_size": tokenizer["vit_enc_patch_size"],
-                "num_latent_tokens": tokenizer["num_latent_tokens"],
-                "codebook_size": tokenizer["codebook_size"],
-                "codebook_dim": tokenizer["token_size"],
-            },
+    tokenizer, preprocessing = section(config, "model.vq_model"), section(config, "dataset.preprocessing")
+    model_type = config["model"].get("type", "titok")
+    if model_type not in FAMILIES.values():
+        raise ValueError(f"its configuration is none of TiTok or One-D-Piece; its model.type is {model_type!r}.")
+    if model_type != FAMILIES[family]:
+        right = next(other for other in FAMILIES if other != family)
+        raise ValueError(f"its configuration is not one of {family}; use --from {right}.")
+    quantize_mode = setting(tokenizer, "quantize_mode", str, default="vq")
+    if quantize_mode != "vq":
+        raise ValueError(
+            f"its latents are continuous (quantize_mode {quantize_mode}), and only discrete variants have codes; take "
+            "one of quantize_mode vq."
         )
-        settings.image_mean = preprocessing.get("normalize_mean", settings.image_mean)
-        settings.image_std = preprocessing.get("normalize_std", settings.image_std)
-        if [len(settings.image_mean), len(settings.image_std)] != [3, 3] or min(settings.image_std) <= 0:
-            raise ValueError(
-                "normalize_mean and normalize_std must be three numbers each, deviations positive; got "
-                f"{settings.image_mean} and {settings.image_std}."
-            )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"its configuration is none of TiTok or One-D-Piece; {error} is missing or wrong.") from error
-    return settings
+    is_two_stage = setting(tokenizer, "finetune_decoder", bool, default=True)
+    if is_two_stage != setting(tokenizer, "is_legacy", bool, default=True):
+        raise ValueError("it is an intermediate stage of training, without pixels; take the finished model.")
+    return OriginalSettings(
+        normalize_codes=setting(tokenizer, "use_l2_norm", bool),
+        is_two_stage=is_two_stage,
+        commitment_cost=float(setting(tokenizer, "commitment_cost", int, float)),
+        image_mean=three_numbers(preprocessing, "normalize_mean", default=0.0),
+        image_std=three_numbers(preprocessing, "normalize_std", default=1.0, above=0),
+        sizes={
+            "image_size": setting(preprocessing, "crop_size", int),
+            "patch_size": setting(tokenizer, "vit_enc_patch_size", int),
+            "num_latent_tokens": setting(tokenizer, "num_latent_tokens", int),
+            "codebook_size": setting(tokenizer, "codebook_size", int),
+            "codebook_dim": setting(tokenizer, "token_size", int),
+        },
+    )
+
+
+def section(config: dict, path: str) -> dict:
+    """The mapping at a dotted path of the configuration, which must be there."""
+    for name in path.split("."):
+        config = config.get(name)
+        if not isinstance(config, dict):
+            raise ValueError(f"its configuration is none of TiTok or One-D-Piece; it has no section {path}.")
+    return config
+
+
+def setting(section: dict, name: str, *types: type, default: str | bool | None = None) -> str | bool | int | float:
+    """One value of a section, which must be of one of the types, and there unless it has a default."""
+    value = section.get(name, default)
+    if type(value) not in types:  # `isinstance` would take a bool for an int
+        wanted = " or ".join(kind.__name__ for kind in types)
+        raise ValueError(f"its configuration must give {name} as {wanted}; got {value!r}.")
+    return value
+
+
+def three_numbers(section: dict, name: str, default: float, above: float = -math.inf) -> list[float]:
+    """One number for each channel, finite and above a bound; the default for all where the section has none."""
+    values = section.get(name, [default] * 3)
+    if (
+        not isinstance(values, list)
+        or len(values) != 3
+        or not all(type(value) in (int, float) and above < value < math.inf for value in values)
+    ):
+        bound = "" if above == -math.inf else f" above {above}"
+        raise ValueError(f"its configuration must give {name} as three finite numbers{bound}; got {values!r}.")
+    return [float(value) for value in values]
 
 
 def convert_config(
@@ -144,7 +170,12 @@ def convert_config(
     """The configuration of the converted model: sizes from the shapes of the weights, the rest from the settings."""
     num_latent_tokens = shape_of(tensors, "latent_tokens", 2)[0]
     patch_size = shape_of(tensors, "encoder.patch_embed.weight", 4)[-1]
-    grid_size = math.isqrt(shape_of(tensors, "encoder.positional_embedding", 2)[0] - 1)
+    num_positions = shape_of(tensors, "encoder.positional_embedding", 2)[0]
+    grid_size = math.isqrt(max(num_positions - 1, 0))
+    if grid_size == 0 or num_positions != grid_size**2 + 1:
+        raise ValueError(
+            f"its encoder.positional_embedding has {num_positions} rows in place of one and those of a square image."
+        )
     codebook_size, codebook_dim = shape_of(tensors, "quantize.embedding.weight", 2)
     sizes = {
         "image_size": grid_size * patch_size,
@@ -161,6 +192,8 @@ def convert_config(
             )
     for side, prefix in (("encoder", ""), ("decoder", "decoder_")):
         width = shape_of(tensors, f"{side}.ln_pre.weight", 1)[0]
+        if width == 0 or width % HEAD_DIM:
+            raise ValueError(f"its {side}.ln_pre.weight has {width} channels in place of a multiple of {HEAD_DIM}.")
         sizes |= {
             f"{prefix}hidden_size": width,
             f"{prefix}num_hidden_layers": count(tensors, f"{side}.transformer."),
@@ -208,7 +241,13 @@ def convert_tensors(
     else:
         fold_output_range(tensors, "decoder.conv_out", settings)
         reorder_patches(tensors, config)
-    return {convert_name(name, config): tensor for name, tensor in tensors.items()}
+    converted = {}
+    for original_name, tensor in tensors.items():
+        name = convert_name(original_name, config)
+        if name in converted:  # the file has it under AdaTok's name too
+            raise ValueError(f"its weights hold {name} twice, under two names.")
+        converted[name] = tensor
+    return converted
 
 
 def convert_name(name: str, config: AdaTokConfig) -> str:
@@ -253,12 +292,15 @@ def fold_shortcuts(tensors: dict[str, torch.Tensor]):
     Where a residual block changes the number of channels, the original's 1x1 shortcut S reads what the second
     convolution gives, not what the block is given: h + S h, which is one convolution of weight (1 + S) W.
     """
-    for name in [name for name in tensors if name.endswith(".nin_shortcut.weight")]:
-        target = name.replace("nin_shortcut", "conv2")
-        channels = shape_of(tensors, target, 4)[0]
-        shortcut = take(tensors, name, (channels, channels, 1, 1)).double()
-        weight = tensors[target].double()
-        tensors[target] = (weight + torch.einsum("oi,ihwk->ohwk", shortcut[:, :, 0, 0], weight)).float()
+    for level in range(count(tensors, "pixel_decoder.up.")):
+        block = f"pixel_decoder.up.{level}.block.0"
+        out_channels, in_channels = shape_of(tensors, f"{block}.conv1.weight", 4)[:2]
+        if in_channels == out_channels:
+            continue
+        shortcut = take(tensors, f"{block}.nin_shortcut.weight", (out_channels, out_channels, 1, 1)).double()
+        weight = take(tensors, f"{block}.conv2.weight", (out_channels, out_channels, 3, 3)).double()
+        weight = weight + torch.einsum("oi,ihwk->ohwk", shortcut[:, :, 0, 0], weight)
+        tensors[f"{block}.conv2.weight"] = weight.float()
 
 
 def reorder_patches(tensors: dict[str, torch.Tensor], config: AdaTokConfig):
@@ -279,13 +321,15 @@ def load_tensors(model: AdaTokModel, tensors: dict[str, torch.Tensor]):
     missing, superfluous = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if any("text_guidance" in name for name in superfluous):
         raise ValueError("its decoder needs a text (TA-TiTok); only tokenizers of images alone can be converted.")
-    for problem, names in (("lack", missing), ("have the superfluous", superfluous)):
+    for problem, names in (("lack what becomes", missing), ("have the superfluous", superfluous)):
         if names:
             raise ValueError(f"its weights {problem} {min(names)}, the first of {len(names)}.")
     for name, tensor in tensors.items():
         wanted = expected[name]
         if tensor.squeeze().shape != wanted.squeeze().shape:
-            raise ValueError(f"its {name} has shape {tuple(tensor.shape)} in place of {tuple(wanted.shape)}.")
+            raise ValueError(f"what becomes {name} has shape {tuple(tensor.shape)} in place of {tuple(wanted.shape)}.")
+        if not tensor.isfinite().all():
+            raise ValueError(f"what becomes {name} has NaN or infinite values; get the weights again.")
     model.load_state_dict({name: tensor.view_as(expected[name]) for name, tensor in tensors.items()}, strict=False)
 
 
@@ -307,8 +351,9 @@ def take(tensors: dict[str, torch.Tensor], name: str, shape: tuple[int, ...]) ->
 
 
 def count(tensors: dict[str, torch.Tensor], prefix: str) -> int:
-    """How many modules are numbered after the prefix."""
-    numbers = [int(match[1]) for name in tensors if (match := re.match(rf"{re.escape(prefix)}(\d+)\.", name))]
-    if not numbers:
-        raise ValueError(f"its weights lack {prefix}0.")
-    return 1 + max(numbers)
+    """How many modules are numbered after the prefix, without a gap."""
+    numbers = {int(match[1]) for name in tensors if (match := re.match(rf"{re.escape(prefix)}(\d+)\.", name))}
+    first_gap = next(number for number in itertools.count() if number not in numbers)
+    if first_gap == 0 or first_gap < len(numbers):
+        raise ValueError(f"its weights lack {prefix}{first_gap}.")
+    return first_gap

@@ -146,7 +146,6 @@ class AdaTokConfig(PreTrainedConfig):
     ```"""
 
     model_type = "adatok"
-    sub_configs = {"pixel_decoder_config": AdaTokPixelDecoderConfig}
 
     image_size: int = 256
     patch_size: int = 16

@@ -313,7 +313,8 @@ class AdaTokPixelDecoder(nn.Module):
         logits = self.logit_projection(self.hidden_projection(patch_states).tanh())
         mixtures = logits.softmax(dim=-1) @ self.codebook.weight  # (batch, patches, codebook_dim)
         hidden_states = self.conv_in(mixtures.transpose(1, 2).unflatten(2, (grid_size, grid_size)))
-        return self.conv_out(nn.functional.silu(self.norm_out(self.blocks(hidden_states))))
+        hidden_states = nn.functional.silu(self.norm_out(self.blocks(hidden_states)))
+        return self.conv_out(hidden_states).contiguous()  # the mixtures lie channels last, and convolutions keep that
 
 
 class AdaTokDecoder(nn.Module):

@@ -23,8 +23,11 @@ def convert(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, for a Hub id.")] = None,
 ):
     """Turn a public TiTok or One-D-Piece tokenizer into an AdaTok checkpoint that gives the same codes and pixels."""
+    from transformers.utils import logging
+
     from ..conversion import convert_checkpoint
 
+    logging.disable_progress_bar()  # writing is quick, and standard error is for what went wrong
     model = convert_checkpoint(
         source, out, family, budgets=_read_budgets(budgets), config=config, filename=filename, revision=revision
     )

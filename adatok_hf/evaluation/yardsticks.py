@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..modeling import AdaTokConfig, AdaTokModel
+from ..modeling.modeling_adatok import AdaTokPixelDecoder
 
 
 class PlainEncoder(nn.Module):
@@ -56,7 +57,7 @@ class PlainEncoder(nn.Module):
 class PlainDecoder(nn.Module):
     """
     A ViT of the width, depth and sequence of [`AdaTokModel`]'s decoder without its heads, made of
-    `torch.nn.TransformerEncoder`.
+    `torch.nn.TransformerEncoder`. Where that ends in a convolutional pixel decoder, so does this.
 
     Args:
         config ([`AdaTokConfig`]): The architecture.
@@ -88,8 +89,12 @@ class PlainDecoder(nn.Module):
             config.decoder_intermediate_size,
             config.layer_norm_eps,
         )
-        self.pixel_projection = nn.Linear(width, config.num_channels * config.patch_size**2)
-        self.pixel_conv = nn.Conv2d(config.num_channels, config.num_channels, kernel_size=3, padding=1)
+        self.pixel_decoder = None
+        if config.pixel_decoder_config is not None:
+            self.pixel_decoder = AdaTokPixelDecoder(config.pixel_decoder_config, width, config.num_channels)
+        else:
+            self.pixel_projection = nn.Linear(width, config.num_channels * config.patch_size**2)
+            self.pixel_conv = nn.Conv2d(config.num_channels, config.num_channels, kernel_size=3, padding=1)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents `(batch, codes, codebook_dim)` to pixels `(batch, num_channels, image_size, image_size)`."""
@@ -97,6 +102,8 @@ class PlainDecoder(nn.Module):
         image_tokens = self.image_tokens.expand(len(latents), -1, -1)
         hidden_states = self.transformer(torch.cat([image_tokens, code_tokens], dim=1))
         hidden_states = hidden_states[:, 1 : image_tokens.shape[1]]  # (batch, patches, width)
+        if self.pixel_decoder is not None:
+            return self.pixel_decoder(hidden_states)
         patches = self.pixel_projection(hidden_states).transpose(1, 2)
         pixels = patches.unflatten(2, (self.grid_size, self.grid_size))
         return self.pixel_conv(nn.functional.pixel_shuffle(pixels, self.patch_size))

@@ -6,10 +6,14 @@ from adatok_hf.evaluation.instruments import count_flops
 from adatok_hf.evaluation.yardsticks import PlainDecoder, PlainEncoder, search_budgets
 
 
-@pytest.fixture
-def uneven_model() -> AdaTokModel:
+PIXEL_DECODER = {"codebook_size": 48, "codebook_dim": 24, "hidden_sizes": [64, 32, 32, 32]}
+
+
+@pytest.fixture(params=[None, PIXEL_DECODER], ids=["linear", "convolutional"])
+def uneven_model(request) -> AdaTokModel:
     """Encoder and decoder differ in every size."""
     config = AdaTokConfig(
+        pixel_decoder_config=request.param,
         image_size=32,
         patch_size=8,
         hidden_size=32,
