@@ -24,6 +24,9 @@ from .source import OriginalCheckpoint, read_config, read_weights
 from .titok import convert_original
 
 
+ORIGINAL_CLASSES = {"titok": ("modeling.titok", "TiTok"), "one-d-piece": ("modeling.one_d_piece", "OneDPiece")}
+
+
 def load_original(code: Path, config: Path, weights: Path | None = None, seed: int = 0) -> torch.nn.Module:
     """
     Builds the original model from its own code.
@@ -37,14 +40,14 @@ def load_original(code: Path, config: Path, weights: Path | None = None, seed: i
     Returns:
         `torch.nn.Module`: in evaluation mode, without gradients.
     """
-    sys.path.insert(0, str(code))  # its package is called `modeling`, as is a folder that may be current
+    if not (code / "modeling").is_dir():
+        raise ValueError(f"{code} is no clone of the original code: it has no folder named modeling.")
+    sys.path.insert(0, str(code))  # before the current folder, which may have a `modeling` too
     from omegaconf import OmegaConf
 
-    settings = OmegaConf.create(read_config(config))
-    if family_of(read_config(config)) == "one-d-piece":
-        model = importlib.import_module("modeling.one_d_piece").OneDPiece(settings)
-    else:
-        model = importlib.import_module("modeling.titok").TiTok(settings)
+    settings = read_config(config)
+    module, name = ORIGINAL_CLASSES[family_of(settings)]
+    model = getattr(importlib.import_module(module), name)(OmegaConf.create(settings))
     if weights is not None:
         model.load_state_dict(read_weights(weights))
     else:
@@ -53,6 +56,7 @@ def load_original(code: Path, config: Path, weights: Path | None = None, seed: i
 
 
 def family_of(config: dict) -> str:
+    """Which `--from` a configuration belongs to."""
     return "one-d-piece" if config["model"].get("type") == "one_d_piece" else "titok"
 
 
@@ -99,12 +103,12 @@ def compare(original: torch.nn.Module, model: AdaTokModel, images: torch.Tensor,
         the largest difference of pixels in [0, 1] and the median `milliseconds` of a batch, of both models.
     """
     full = model.config.num_latent_tokens
+    is_nested = type(original).__name__ == "OneDPiece"  # TiTok's code decodes all codes or none
     codes = original.encode(images)[1]["min_encoding_indices"].flatten(1)
     inputs = images * 2 - 1
     calls: dict[str, tuple[Callable, Callable]] = {
         "encode": (lambda: original.encode(images), lambda: model.encode(inputs, budgets=full).image_codes)
     }
-    is_nested = type(original).__name__ == "OneDPiece"  # TiTok's code decodes all codes or none
     for budget in model.config.budgets if is_nested else [full]:
         calls[f"decode {budget}"] = (
             lambda budget=budget: original.decode_tokens(codes[:, None, :budget]),
@@ -128,36 +132,41 @@ def format_rows(result: dict) -> str:
     lines = [("call", "largest difference", "original ms", "converted ms", "original / converted")]
     for row in result["rows"]:
         times = row.get("milliseconds")
-        lines.append(
-            (
-                row["call"],
-                f"{row['difference']:.1e}"
-                if "difference" in row
-                else f"{result['differ']} of {result['codes']} codes",
-                *((f"{times['original']:.0f}", f"{times['converted']:.0f}") if times else ("", "")),
-                f"{times['original'] / times['converted']:.2f}" if times else "",
-            )
+        difference = (
+            f"{row['difference']:.1e}" if "difference" in row else "{differ} of {codes} codes".format(**result)
         )
+        cells = ["", "", ""]
+        if times is not None:
+            theirs, ours = times["original"], times["converted"]
+            cells = [f"{theirs:.0f}", f"{ours:.0f}", f"{theirs / ours:.2f}"]
+        lines.append((row["call"], difference, *cells))
     return align_columns(lines)
 
 
-def main(argv: Sequence[str] | None = None):
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table and one line of JSON; exit code 2 and one line for bad input."""
     parser = argparse.ArgumentParser("python -m adatok_hf.conversion.compare", description=__doc__.splitlines()[1])
     parser.add_argument("--code", type=Path, required=True, help="clone of the original repository; its code is run")
     parser.add_argument("--config", type=Path, required=True, help="the model's YAML or JSON file")
     parser.add_argument("--weights", type=Path, help="file of weights; random if not given")
-    parser.add_argument("--batch-size", type=int, default=2, help="images at once")
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds; 0 times nothing")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights")
-    arguments = parser.parse_args(argv)
-    config = read_config(arguments.config)
-    original = load_original(arguments.code, arguments.config, arguments.weights, arguments.seed)
-    checkpoint = OriginalCheckpoint(arguments.config.stem, False, original.state_dict(), config)
-    model = convert_original(checkpoint, family_of(config))
-    result = compare(original, model, make_images(arguments.batch_size, model.config.image_size), arguments.repeats)
+    parser.add_argument("--budgets", type=int, nargs="+", help="candidate budgets, the last all codes; default: eight")
+    parser.add_argument("--batch-size", type=int, default=2, help="images at once; default: %(default)s")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds, 0 for none; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights; default: %(default)s")
+    chosen = parser.parse_args(arguments)
+    try:
+        config = read_config(chosen.config)
+        original = load_original(chosen.code, chosen.config, chosen.weights, chosen.seed)
+        checkpoint = OriginalCheckpoint(chosen.config.stem, False, original.state_dict(), config)
+        model = convert_original(checkpoint, family_of(config), chosen.budgets)
+    except (ValueError, OSError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    result = compare(original, model, make_images(chosen.batch_size, model.config.image_size), chosen.repeats)
     print(format_rows(result))
-    print(json.dumps({"model": arguments.config.stem, "batch_size": arguments.batch_size, **result}))
+    print(json.dumps({"model": chosen.config.stem, "batch_size": chosen.batch_size, **result}))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
