@@ -141,11 +141,16 @@ def multi_head_linear(
     downs = [adapter.weight for adapter in layer.lora_A.values()]
     ups = [adapter.weight for adapter in layer.lora_B.values()]
     base, scaling = layer.base_layer, layer.scaling[next(iter(layer.lora_A))]
-    if isinstance(head_indices, int):  # one head for all: merging it costs less than two more products per token
-        weight = torch.addmm(base.weight, ups[head_indices], downs[head_indices], alpha=scaling)
-        return nn.functional.linear(hidden_states, weight, base.bias)
-    down = torch.stack(downs)[head_indices]  # (batch, rank, in_features)
-    up = torch.stack(ups)[head_indices]  # (batch, out_features, rank)
+    if isinstance(head_indices, int):
+        down, up = downs[head_indices], ups[head_indices]
+        num_tokens, (out_features, in_features) = hidden_states[..., 0].numel(), base.weight.shape
+        if num_tokens * (in_features + out_features) > in_features * out_features:
+            # Merging the head costs less than two more products for every token.
+            weight = torch.addmm(base.weight, up, down, alpha=scaling)
+            return nn.functional.linear(hidden_states, weight, base.bias)
+    else:
+        down = torch.stack(downs)[head_indices]  # (batch, rank, in_features)
+        up = torch.stack(ups)[head_indices]  # (batch, out_features, rank)
     return base(hidden_states) + scaling * (hidden_states @ down.mT @ up.mT)
 
 

@@ -61,7 +61,7 @@ def train(
     train_dataset = eval_dataset = None
     if arguments.do_train:
         train_dataset = load_image_dataset(data_arguments.train_data, data_arguments.train_split)
-    if data_arguments.eval_data is not None:
+    if data_arguments.eval_data:
         eval_dataset = load_image_dataset(
             data_arguments.eval_data, data_arguments.eval_split, data_arguments.max_eval_images
         )

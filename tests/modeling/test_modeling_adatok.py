@@ -9,6 +9,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from adatok_hf import AdaTokModel
+from adatok_hf.modeling.modeling_adatok import multi_head_linear
 
 
 MIXED = [4, 16, 8, 5, 1, 12]
@@ -113,6 +114,15 @@ def test_stacked_heads_equal_one_head_at_a_time(tiny_model, codes):
     for index in range(3):
         one = tiny_model.decoder(quantized, head_indices=torch.tensor(index))
         torch.testing.assert_close(one, by_head[index], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 200], ids=["two products", "merged"])
+def test_a_head_for_all_equals_the_same_head_for_each(tiny_model, num_tokens):
+    layer = tiny_model.decoder.layers[0].mlp.fc1
+    hidden_states = torch.randn(2, num_tokens, layer.base_layer.in_features)
+    for head in range(3):
+        expected = multi_head_linear(layer, hidden_states, torch.tensor([head, head]))
+        torch.testing.assert_close(multi_head_linear(layer, hidden_states, head), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_heads_touch_both_mlp_linears_of_every_decoder_block_and_nothing_else(tiny_model):
