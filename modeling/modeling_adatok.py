@@ -316,7 +316,9 @@ class AdaTokPixelDecoder(nn.Module):
         """Pixels of shape `(batch, num_channels, image_size, image_size)` of states `(batch, patches, width)`."""
         grid_size = math.isqrt(patch_states.shape[1])
         logits = self.logit_projection(self.hidden_projection(patch_states).tanh())
-        mixtures = logits.softmax(dim=-1) @ self.codebook.weight  # (batch, patches, codebook_dim)
+        # Along the second axis the softmax rounds as in the models that this was made for; convolutions amplify that.
+        probabilities = logits.transpose(1, 2).softmax(dim=1).transpose(1, 2)
+        mixtures = probabilities @ self.codebook.weight  # (batch, patches, codebook_dim)
         hidden_states = self.conv_in(mixtures.transpose(1, 2).unflatten(2, (grid_size, grid_size)))
         hidden_states = nn.functional.silu(self.norm_out(self.blocks(hidden_states)))
         return self.conv_out(hidden_states).contiguous()  # the mixtures lie channels last, and convolutions keep that
