@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 
 BACKBONE_FILES = {"alex": "alexnet_features_fp16.safetensors", "vgg": "vgg16_features_fp16.safetensors"}
+MIN_SIZES = {"alex": 31, "vgg": 16}  # pixels: smaller images are pooled away
 DOWNLOADED_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}  # as torchvision names them
 
 
@@ -30,7 +31,8 @@ def load_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> torc
             `ADATOK_WEIGHTS_DIR`, and without that torchvision's download.
 
     Returns:
-        `torch.nn.Module`: maps two batches `(batch, 3, height, width)` in [-1, 1] to distances `(batch, 1, 1, 1)`.
+        `torch.nn.Module`: maps two batches `(batch, 3, height, width)` in [-1, 1] to distances `(batch, 1, 1, 1)`. It
+        raises a `ValueError` for images below 31 pixels (`"alex"`) or 16 (`"vgg"`).
 
     Raises:
         `ValueError`: if the backbone is unknown, or its weights are neither in the folder nor can be downloaded.
@@ -45,7 +47,7 @@ def load_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> torc
     warnings.filterwarnings("ignore", module="torchvision.models")  # lpips calls it in a way that is deprecated
     if weights_dir is None:
         try:
-            return lpips.LPIPS(net=net, verbose=False).requires_grad_(False).eval()
+            return _prepare(lpips.LPIPS(net=net, verbose=False), net)
         except OSError as error:
             raise ValueError(
                 f"The {net} weights for LPIPS could not be downloaded ({error}); put {BACKBONE_FILES[net]} into a "
@@ -64,4 +66,14 @@ def load_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> torc
             parameter.data.copy_(features["features." + name.split(".", 1)[1]])
     except (KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} does not hold the features of torchvision's {net} network: {error}.") from error
+    return _prepare(network, net)
+
+
+def _prepare(network: torch.nn.Module, net: str) -> torch.nn.Module:
+    def check_size(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]):
+        size = min(inputs[0].shape[-2:])
+        if size < MIN_SIZES[net]:
+            raise ValueError(f"LPIPS ({net}) needs images of at least {MIN_SIZES[net]} pixels; these have {size}.")
+
+    network.register_forward_pre_hook(check_size)
     return network.requires_grad_(False).eval()

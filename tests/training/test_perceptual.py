@@ -6,7 +6,7 @@ import torch
 from fresh_process import FreshProcess
 from safetensors.torch import save_file
 
-from adatok_hf.perceptual import BACKBONE_FILES, load_lpips
+from adatok_hf.perceptual import BACKBONE_FILES, MIN_SIZES, load_lpips
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
@@ -37,6 +37,15 @@ def test_is_frozen_and_in_evaluation_mode(weights_dir):
     network = load_lpips("alex", weights_dir)
     assert not any(parameter.requires_grad for parameter in network.parameters())
     assert not any(module.training for module in network.modules())
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg"])
+def test_too_small_images_are_one_sentence(net, tmp_path, backbone_features, one_sentence):
+    save_file(backbone_features(net), tmp_path / BACKBONE_FILES[net])
+    network, size = load_lpips(net, tmp_path), MIN_SIZES[net]
+    assert network(*torch.zeros(2, 1, 3, size, size)).isfinite().all()
+    with one_sentence(f"at least {size} pixels", f"have {size - 1}"):
+        network(*torch.zeros(2, 1, 3, size, size - 1))
 
 
 def test_folder_is_read_from_the_environment(weights_dir, monkeypatch):
