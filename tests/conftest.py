@@ -1,5 +1,6 @@
 """Small random models, drawn pictures and random perceptual weights for all tests."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,19 @@ def weights_dir(tmp_path_factory, backbone_features) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     save_file(backbone_features("alex"), folder / BACKBONE_FILES["alex"])
     return folder
+
+
+@pytest.fixture
+def one_sentence():
+    """Expects a `ValueError` whose message is one line with the given parts."""
+
+    @contextmanager
+    def expect(*parts: str):
+        with pytest.raises(ValueError) as caught:
+            yield
+        message = str(caught.value)
+        assert "\n" not in message and message.endswith("."), message
+        for part in parts:
+            assert part in message, message
+
+    return expect

@@ -89,7 +89,7 @@ def _load_hub_dataset(name: str, split: str) -> Dataset:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{name!r} is neither a folder, nor parquet files, nor a dataset that can be loaded: {reason}"
+            f"{name!r} is neither a folder, nor parquet files, nor a dataset that can be loaded: {reason.rstrip('.')}."
         ) from error
     return _with_image_column(dataset, name)
 

@@ -48,7 +48,7 @@ def parse_recipe(recipe: str, overrides: Sequence[str], argument_classes: Sequen
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
         raise ValueError(f"{path} must be one flat list of 'key: value' lines.")
     parser = HfArgumentParser(list(argument_classes), allow_abbrev=False)
@@ -59,7 +59,10 @@ def parse_recipe(recipe: str, overrides: Sequence[str], argument_classes: Sequen
             continue
         items = value if isinstance(value, list) else [value]
         arguments += [f"--{key}", *map(str, items)]
-    return parser.parse_args_into_dataclasses([*arguments, *overrides])
+    *parsed, unknown = parser.parse_args_into_dataclasses([*arguments, *overrides], return_remaining_strings=True)
+    if unknown:
+        _raise_value_error(f"there is no key for {' '.join(unknown)}")
+    return tuple(parsed)
 
 
 def run_recipe(

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -73,19 +72,3 @@ def folders(tmp_path_factory, pairs) -> tuple[Path, Path]:
         for index, image in enumerate(images):
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(path / f"{index:02d}.png")
     return paths
-
-
-@pytest.fixture
-def one_sentence():
-    """Expects a `ValueError` whose message is one line with the given parts."""
-
-    @contextmanager
-    def expect(*parts: str):
-        with pytest.raises(ValueError) as caught:
-            yield
-        message = str(caught.value)
-        assert "\n" not in message and message.endswith("."), message
-        for part in parts:
-            assert part in message, message
-
-    return expect

@@ -1,6 +1,5 @@
 """Drawn pictures and a trainer that takes a few steps on the CPU."""
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,22 +35,6 @@ def write_pictures():
         return folder
 
     return write
-
-
-@pytest.fixture
-def one_sentence():
-    """Expects a `ValueError` whose message is one line with the given parts."""
-
-    @contextmanager
-    def expect(*parts: str):
-        with pytest.raises(ValueError) as caught:
-            yield
-        message = str(caught.value)
-        assert "\n" not in message, message
-        for part in parts:
-            assert part in message
-
-    return expect
 
 
 class AfterEachStep(TrainerCallback):
