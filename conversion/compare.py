@@ -27,13 +27,13 @@ from .titok import convert_original
 ORIGINAL_CLASSES = {"titok": ("modeling.titok", "TiTok"), "one-d-piece": ("modeling.one_d_piece", "OneDPiece")}
 
 
-def load_original(code: Path, config: Path, weights: Path | None = None, seed: int = 0) -> torch.nn.Module:
+def load_original(code: Path, config: dict, weights: Path | None = None, seed: int = 0) -> torch.nn.Module:
     """
     Builds the original model from its own code.
 
     Args:
         code (`Path`): Clone of bytedance/1d-tokenizer or turingmotors/One-D-Piece. Its code is run.
-        config (`Path`): YAML or JSON file of the model's configuration.
+        config (`dict`): The model's configuration, see [`~adatok_hf.conversion.source.read_config`].
         weights (`Path`, *optional*): File of weights; random ones when unset.
         seed (`int`, *optional*, defaults to 0): Of the random weights.
 
@@ -45,9 +45,8 @@ def load_original(code: Path, config: Path, weights: Path | None = None, seed: i
     sys.path.insert(0, str(code))  # before the current folder, which may have a `modeling` too
     from omegaconf import OmegaConf
 
-    settings = read_config(config)
-    module, name = ORIGINAL_CLASSES[family_of(settings)]
-    model = getattr(importlib.import_module(module), name)(OmegaConf.create(settings))
+    module, name = ORIGINAL_CLASSES[family_of(config)]
+    model = getattr(importlib.import_module(module), name)(OmegaConf.create(config))
     if weights is not None:
         model.load_state_dict(read_weights(weights))
     else:
@@ -156,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         config = read_config(chosen.config)
-        original = load_original(chosen.code, chosen.config, chosen.weights, chosen.seed)
+        original = load_original(chosen.code, config, chosen.weights, chosen.seed)
         checkpoint = OriginalCheckpoint(chosen.config.stem, False, original.state_dict(), config)
         model = convert_original(checkpoint, family_of(config), chosen.budgets)
     except (ValueError, OSError, ImportError) as error:
