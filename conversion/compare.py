@@ -19,7 +19,7 @@ import torch
 
 from ..evaluation.instruments import time_interleaved
 from ..modeling import AdaTokModel
-from ..text_table import align_columns
+from ..tables import align_columns
 from .source import OriginalCheckpoint, read_config, read_weights
 from .titok import convert_original
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ..codes_file import check_empty, whole_folder
+from ..codec.codes_file import check_empty, whole_folder
 from ..hub import CARD_NAME, METRICS_NAME
 from ..model_card import model_card
 from ..modeling import AdaTokImageProcessor, AdaTokModel

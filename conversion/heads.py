@@ -13,7 +13,7 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..codes_file import check_empty, whole_folder
+from ..codec.codes_file import check_empty, whole_folder
 from ..hub import CARD_NAME, find_folder, read_json, read_license, read_metrics
 from ..model_card import model_card
 from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel

@@ -13,10 +13,16 @@ from torchvision import models
 
 from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
 from adatok_hf.allocation.reward_table import RewardTable, RewardTableInfo
-from adatok_hf.perceptual import BACKBONE_FILES
+from adatok_hf.metrics.perceptual import BACKBONE_FILES
 
 
 BACKBONES = {"alex": models.alexnet, "vgg": models.vgg16}
+
+
+def draw_picture(seed: int) -> Image.Image:
+    """Soft random colours, 40 x 32 RGB."""
+    corners = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(corners).resize((40, 32), Image.Resampling.BILINEAR)
 
 
 @pytest.fixture
@@ -81,6 +87,24 @@ def sample_images() -> list[Image.Image]:
     draw.line((0, 39, 47, 0), fill="red", width=2)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
     return [flat, gradient, shapes, noise]
+
+
+@pytest.fixture
+def pictures() -> list[Image.Image]:
+    return [draw_picture(seed) for seed in range(10)]
+
+
+@pytest.fixture(scope="session")
+def write_pictures():
+    """Writes so many PNG files into a folder and gives the folder."""
+
+    def write(folder: Path, count: int) -> Path:
+        folder.mkdir(parents=True)
+        for index in range(count):
+            draw_picture(index).save(folder / f"picture-{index:02d}.png")
+        return folder
+
+    return write
 
 
 @pytest.fixture

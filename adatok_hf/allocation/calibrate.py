@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..codes_file import check_empty, whole_folder
+from ..codec.codes_file import check_empty, whole_folder
 from ..hub import copy_checkpoint
 from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..codes_file import model_hash, whole_file
+from ..codec.codes_file import model_hash, whole_file
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 
 
@@ -28,7 +28,7 @@ class RewardTableInfo:
 
     Args:
         model (`str`): Folder or Hub id of the model.
-        model_hash (`str`): Its fingerprint without the policy, see [`~adatok_hf.codes_file.model_hash`].
+        model_hash (`str`): Its fingerprint without the policy, see [`~adatok_hf.codec.codes_file.model_hash`].
         data (`str`): The images, as they were named.
         num_images (`int`): How many.
         budgets (`list[int]`): The budgets of the columns, ascending.
@@ -225,7 +225,8 @@ def build_reward_table(
         model ([`AdaTokModel`]): In evaluation mode.
         processor ([`AdaTokImageProcessor`]): The model's image processor.
         dataset (`Dataset`): Items with a PIL picture under `"image"` and perhaps its kind under `"group"`.
-        lpips (`nn.Module`): Maps two batches in [-1, 1] to distances, see [`~adatok_hf.perceptual.load_lpips`].
+        lpips (`nn.Module`):
+            Maps two batches in [-1, 1] to distances, see [`~adatok_hf.metrics.perceptual.load_lpips`].
         folder (`str` or `Path`): Where to; made if need be.
         budgets (`Sequence[int]`, *optional*): Any budgets; the candidates if not given.
         batch_size (`int`, *optional*, defaults to 16): Images decoded together; few, so that a CPU's cache holds them.

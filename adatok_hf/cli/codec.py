@@ -50,8 +50,8 @@ def reconstruct_command(
     device: DeviceOption = None,
 ):
     """Encode and decode pictures, and show what each budget costs and keeps."""
-    from ..codes_file import whole_file
-    from ..reconstruction import draw_grid, format_table, mean_results, measure, reconstruct
+    from ..codec.codes_file import whole_file
+    from ..codec.reconstruct import draw_grid, format_table, mean_results, measure, reconstruct
 
     check_cost_bias(cost_bias)
     prepare_folder(out)
@@ -93,8 +93,8 @@ def encode(
     """Turn pictures into a file of image codes."""
     import torch
 
-    from ..codes_file import ImageCodes, check_codes_path, model_hash
-    from ..reconstruction import bits_per_pixel
+    from ..codec.codes_file import ImageCodes, check_codes_path, model_hash
+    from ..codec.reconstruct import bits_per_pixel
 
     check_codes_path(out)
     if out.is_dir():
@@ -142,7 +142,7 @@ def decode(
     import torch
     from tqdm import tqdm
 
-    from ..codes_file import ImageCodes, model_hash, whole_file
+    from ..codec.codes_file import ImageCodes, model_hash, whole_file
 
     codes = ImageCodes.load(codes_file)
     prepare_folder(out)

@@ -68,7 +68,7 @@ def load_model(model: str | None, device: str | None):
 
 def load_lpips(weights_dir: Path | None, download: bool, device):
     """Loads the LPIPS network; where it is not at hand and nobody asked for it, `None` and the reason."""
-    from ..perceptual import has_lpips, load_lpips
+    from ..metrics.perceptual import has_lpips, load_lpips
 
     if download or has_lpips("alex", weights_dir):
         return load_lpips("alex", weights_dir).to(device), None

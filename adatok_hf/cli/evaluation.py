@@ -45,10 +45,10 @@ def evaluate(
     Measure a model: rFID, KID, LPIPS, PSNR and SSIM against bits per pixel, at any budgets and at the policy's. A run
     that was cut off goes on where it stopped. The last line of the output is one JSON object.
     """
+    from ..data import load_image_dataset
     from ..evaluation.evaluate import EvaluationSettings, parse_budgets, start_processes
     from ..evaluation.protocol import find_protocol
     from ..evaluation.quality import evaluate_checkpoint, format_table, last_line
-    from ..training.data import load_image_dataset
 
     prepare_folder(out)
     if save_reference is not None:
@@ -97,7 +97,7 @@ def bench(
     Time encoding and decoding, beside a plain ViT, a search for budgets and the speed of a matmul. The last line of
     the output is one JSON object.
     """
-    from ..codes_file import whole_file
+    from ..codec.codes_file import whole_file
     from ..evaluation.benchmark import format_table, parse_sizes, run_benchmark
 
     if out is not None:

@@ -18,7 +18,7 @@ def export_command(
     model: ModelOption = None,
 ):
     """Write every head of a model as a PEFT adapter folder, budget_0032 and so on."""
-    from ..codes_file import check_empty
+    from ..codec.codes_file import check_empty
     from ..conversion.heads import export_heads
 
     check_empty(out)
@@ -43,7 +43,7 @@ def import_command(
 ):
     """Make a copy of a model with some or all heads replaced by PEFT adapters that were trained on its decoder."""
     from .. import default_checkpoint
-    from ..codes_file import check_empty
+    from ..codec.codes_file import check_empty
     from ..conversion.heads import find_adapters, import_heads, save_imported
     from ..hub import find_folder
 

@@ -54,8 +54,8 @@ def reward_table(
     from accelerate import PartialState
 
     from ..allocation.reward_table import RewardTable, build_reward_table
-    from ..perceptual import load_lpips
-    from ..training.data import load_image_dataset
+    from ..data import load_image_dataset
+    from ..metrics.perceptual import load_lpips
 
     prepare_folder(out)
     network, model_id, processor = load_model(model, device)
@@ -88,9 +88,9 @@ def calibrate(
     from .. import default_checkpoint
     from ..allocation.calibrate import save_calibrated, score_images
     from ..allocation.calibration import calibrate_cost_bias, check_mean_budget, choose_columns
-    from ..codes_file import check_empty
+    from ..codec.codes_file import check_empty
+    from ..data import load_image_dataset
     from ..hub import find_folder
-    from ..training.data import load_image_dataset
 
     check_empty(out)
     prepare_folder(out.absolute().parent)

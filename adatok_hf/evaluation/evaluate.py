@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..allocation.calibration import choose_columns
-from ..codes_file import model_hash, whole_file
+from ..codec.codes_file import model_hash, whole_file
+from ..codec.reconstruct import bits_per_pixel
 from ..metrics.inception import INCEPTION_FILE, MIN_IMAGES
 from ..metrics.pairs import PairMetrics
+from ..metrics.perceptual import BACKBONE_FILES, DOWNLOADED_FILES
 from ..modeling import AdaTokModel
-from ..perceptual import BACKBONE_FILES, DOWNLOADED_FILES
-from ..reconstruction import bits_per_pixel
 from .codecs import CompressedBatch, check_codecs
 from .protocol import Protocol
 from .reference import describe_evaluator, describe_preprocessing, find_weights, hash_file
@@ -161,7 +161,8 @@ class EvaluationRun:
         folder (`Path`): Where the parts go.
         settings ([`EvaluationSettings`]): What to measure.
         inception, lpips (`nn.Module`, *optional*):
-            As [`~adatok_hf.metrics.inception.load_inception`] and [`~adatok_hf.perceptual.load_lpips`] give them.
+            As [`~adatok_hf.metrics.inception.load_inception`] and [`~adatok_hf.metrics.perceptual.load_lpips`] give
+            them.
         weights (`dict[str, dict]`, *optional*): What `hash_weights` gives, so that parts by other weights are refused.
         measure_originals (`bool`, *optional*, defaults to `True`): Whether the real images' features are needed.
 
@@ -369,7 +370,9 @@ def hash_images(images: torch.Tensor) -> torch.Tensor:
 
 
 def policy_hash(model: AdaTokModel) -> str:
-    """SHA-256 of the policy's weights and its cost bias, which [`~adatok_hf.codes_file.model_hash`] leaves out."""
+    """
+    SHA-256 of the policy's weights and its cost bias, which [`~adatok_hf.codec.codes_file.model_hash`] leaves out.
+    """
     digest = hashlib.sha256(f"{model.config.cost_bias} {model.config.is_policy_trained}".encode())
     for name, tensor in sorted(model.policy.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import set_seed
 
 from ..allocation.reward_table import measure_budgets
-from ..codes_file import model_hash, whole_file
+from ..codec.codes_file import model_hash, whole_file
+from ..data import ImageCollator, load_image_dataset
 from ..hub import load_checkpoint
+from ..metrics.perceptual import load_lpips
 from ..modeling import AdaTokImageProcessor, AdaTokModel
-from ..perceptual import load_lpips
-from ..text_table import align_columns
+from ..tables import align_columns
 from ..training.arguments import ReconstructionTrainingArguments
-from ..training.data import ImageCollator, load_image_dataset
 from ..training.reconstruction_trainer import ReconstructionTrainer
 from .statistics import interval, resampled_means
 
@@ -225,7 +225,7 @@ def run_heads_study(
 
     Args:
         checkpoint (`str` or `Path`): Folder or Hub id, with at least two candidate budgets.
-        train_data (`str`): Images, as for [`~adatok_hf.training.data.load_image_dataset`]; the split `train`.
+        train_data (`str`): Images, as for [`~adatok_hf.data.load_image_dataset`]; the split `train`.
         eval_data (`str`): Held-out images; the split `validation`.
         out (`str` or `Path`): Folder for the result.
         steps (`int`, *optional*, defaults to 300): Length of each training.

@@ -10,12 +10,12 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import Dataset
 
-from ..codes_file import model_hash, whole_file
+from ..codec.codes_file import model_hash, whole_file
+from ..codec.reconstruct import bits_per_pixel
 from ..metrics.inception import MIN_IMAGES, FeatureStatistics, frechet_distance, kernel_distance, load_inception
+from ..metrics.perceptual import load_lpips
 from ..modeling import AdaTokModel
-from ..perceptual import load_lpips
-from ..reconstruction import bits_per_pixel
-from ..text_table import align_columns
+from ..tables import align_columns
 from .codecs import curve_qualities
 from .evaluate import AUTO, EvaluationRun, EvaluationSettings, hash_weights, library_versions, policy_hash
 from .quality_plots import draw_extremes, plot_quality

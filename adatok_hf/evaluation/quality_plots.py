@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..codes_file import whole_file
-from ..reconstruction import GridRow, Reconstruction, draw_grid, psnr
+from ..codec.codes_file import whole_file
+from ..codec.reconstruct import GridRow, Reconstruction, draw_grid, psnr
 from .evaluate import AUTO, EvaluationRun, to_uint8
 from .plots import STYLE
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..codes_file import whole_file
+from ..codec.codes_file import whole_file
 
 
 FORMAT = "adatok-reference-statistics"

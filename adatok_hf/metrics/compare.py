@@ -19,9 +19,9 @@ import torch_fidelity
 from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from ..perceptual import load_lpips
 from . import metric_path
 from .inception import load_inception
+from .perceptual import load_lpips
 
 
 METRICS = ("fid", "kid", "lpips", "psnr", "ssim")
@@ -59,7 +59,7 @@ def compare_with_libraries(
         references, reconstructions (`str` or `Path`): Folders of PNG or JPEG files; pairs have the same file name.
         metrics (`Sequence[str]`, *optional*): Out of `"fid"`, `"kid"`, `"lpips"`, `"psnr"` and `"ssim"`; all of them.
         weights_dir (`str` or `Path`, *optional*):
-            As for [`~adatok_hf.metrics.inception.load_inception`] and [`~adatok_hf.perceptual.load_lpips`].
+            As for [`~adatok_hf.metrics.inception.load_inception`] and [`~adatok_hf.metrics.perceptual.load_lpips`].
         kid_subset_size (`int`, *optional*, defaults to 1000): Images of a subset of KID.
         min_images (`int`, *optional*, defaults to 2): Of FID; equality shows on few images as well.
 

@@ -114,7 +114,8 @@ def perceptual_distance(
     LPIPS.
 
     Args:
-        network (`torch.nn.Module`): As [`~adatok_hf.perceptual.load_lpips`] gives it, on the device of the images.
+        network (`torch.nn.Module`):
+            As [`~adatok_hf.metrics.perceptual.load_lpips`] gives it, on the device of the images.
         references, reconstructions (`torch.Tensor` of shape `(batch, 3, height, width)`):
             uint8, in 0..255, at least 32 x 32 pixels.
 
@@ -137,7 +138,7 @@ class PairMetrics:
 
     Args:
         lpips (`torch.nn.Module`, *optional*):
-            Perceptual network as [`~adatok_hf.perceptual.load_lpips`] gives it, on the device of the images.
+            Perceptual network as [`~adatok_hf.metrics.perceptual.load_lpips`] gives it, on the device of the images.
 
     Example:
 

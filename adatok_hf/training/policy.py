@@ -17,13 +17,13 @@ from transformers import PrinterCallback, set_seed
 from .. import default_checkpoint
 from ..allocation.calibration import choose_columns
 from ..allocation.reward_table import RewardTable, build_reward_table
-from ..codes_file import whole_files
+from ..codec.codes_file import whole_files
+from ..data import load_image_dataset
 from ..hub import CARD_NAME, METRICS_NAME, copy_checkpoint, find_folder, load_checkpoint, read_metrics
+from ..metrics.perceptual import load_lpips
 from ..model_card import model_card
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 from ..modeling.modeling_adatok import AdaTokPolicy
-from ..perceptual import load_lpips
-from .data import load_image_dataset
 from .policy_trainer import AdaTokPolicyTrainer, PolicyTrainingArguments
 from .recipe import checkpoint_to_resume, run_recipe
 

@@ -11,10 +11,10 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from ..codes_file import whole_files
+from ..codec.codes_file import whole_files
+from ..metrics.perceptual import load_lpips
 from ..model_card import model_card
 from ..modeling import AdaTokModel
-from ..perceptual import load_lpips
 from .arguments import ReconstructionTrainingArguments
 from .discriminator import PatchDiscriminator
 from .latent_revival import revive_latents

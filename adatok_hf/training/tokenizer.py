@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 from transformers import set_seed
 
+from ..data import ImageCollator, load_image_dataset
 from ..hub import load_checkpoint
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
 from .arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
-from .data import ImageCollator, load_image_dataset
 from .recipe import checkpoint_to_resume, run_recipe
 from .reconstruction_trainer import ReconstructionTrainer
 

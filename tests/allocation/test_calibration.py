@@ -14,7 +14,7 @@ import adatok_hf.modeling
 from adatok_hf.allocation.calibrate import save_calibrated, score_images
 from adatok_hf.allocation.calibration import calibrate_cost_bias, choose_columns
 from adatok_hf.cli import main
-from adatok_hf.codes_file import model_hash, whole_folder
+from adatok_hf.codec.codes_file import model_hash, whole_folder
 from adatok_hf.hub import load_checkpoint
 
 

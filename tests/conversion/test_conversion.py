@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from adatok_hf.cli import main
-from adatok_hf.codes_file import architecture
+from adatok_hf.codec.codes_file import architecture
 from adatok_hf.conversion import convert_checkpoint
 from adatok_hf.conversion.source import OriginalCheckpoint, read_original
 from adatok_hf.conversion.titok import convert_original

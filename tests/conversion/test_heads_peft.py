@@ -15,7 +15,7 @@ from torch import nn
 
 from adatok_hf import AdaTokModel
 from adatok_hf.cli import main
-from adatok_hf.codes_file import model_hash
+from adatok_hf.codec.codes_file import model_hash
 from adatok_hf.conversion.heads import base_decoder, export_heads, import_heads
 from adatok_hf.hub import load_checkpoint
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 
 import evaluate_worker
@@ -13,51 +12,15 @@ from PIL import Image
 
 from adatok_hf import AdaTokImageProcessor, AdaTokModel
 from adatok_hf.cli import main
+from adatok_hf.codec.reconstruct import bits_per_pixel, psnr
 from adatok_hf.evaluation import evaluate
 from adatok_hf.evaluation.evaluate import EvaluationRun, parse_budgets, whole_bytes
 from adatok_hf.evaluation.reference import ReferenceStatistics, hash_file
 from adatok_hf.metrics.inception import INCEPTION_FILE
-from adatok_hf.reconstruction import bits_per_pixel, psnr
 
 
-NUM_IMAGES = 10
+NUM_IMAGES = 10  # as `images` has
 ROW = {"budget", "mean_budget", "median_budget", "bits_per_pixel", "rfid", "kid", "kid_std", "lpips", "psnr", "ssim"}
-
-
-def write_images(folder: Path, count: int = NUM_IMAGES, seed: int = 0) -> Path:
-    """Pictures of ever finer random squares, of differing sizes."""
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(seed)
-    for index in range(count):
-        squares = Image.fromarray(generator.integers(0, 256, (2 + index, 2 + index, 3), dtype=np.uint8))
-        squares.resize((36 + index, 40), Image.Resampling.NEAREST).save(folder / f"{index:03d}.png")
-    return folder
-
-
-@pytest.fixture
-def images(tmp_path) -> Path:
-    return write_images(tmp_path / "images")
-
-
-@pytest.fixture
-def checkpoint(tmp_path, tiny_model, processor) -> Path:
-    """Its policy counts as trained and chooses differing budgets."""
-    tiny_model.config.is_policy_trained = True
-    with torch.no_grad():
-        for parameter in tiny_model.policy.parameters():
-            torch.nn.init.normal_(parameter, std=1.0)
-    tiny_model.save_pretrained(tmp_path / "checkpoint")
-    processor.save_pretrained(tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
-
-
-@pytest.fixture
-def weights(tmp_path, weights_dir) -> Path:
-    """Random AlexNet weights, and a file in the place of Inception's."""
-    folder = tmp_path / "weights"
-    shutil.copytree(weights_dir, folder)
-    (folder / INCEPTION_FILE).write_bytes(b"weights")
-    return folder
 
 
 @pytest.fixture
@@ -209,7 +172,7 @@ def test_another_setting_in_the_same_folder_is_refused(adatok, change, reason):
     assert reason in error_of(adatok(**options | change))
 
 
-def test_another_policy_or_other_images_in_the_same_folder_are_refused(adatok, tmp_path, checkpoint):
+def test_another_policy_or_other_images_in_the_same_folder_are_refused(adatok, tmp_path, write_images, checkpoint):
     options = {"metrics": "psnr", "budgets": "4"}
     adatok(**options)
     other = write_images(tmp_path / "others", seed=1)

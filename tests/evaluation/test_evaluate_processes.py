@@ -9,7 +9,6 @@ import sys
 import evaluate_worker
 import pytest
 import torch
-from test_evaluate_command import checkpoint, images, weights  # noqa: F401
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def one_thread():
 
 
 @pytest.fixture
-def arguments(checkpoint, images, weights) -> list[str]:  # noqa: F811
+def arguments(checkpoint, images, weights) -> list[str]:
     """Of the command, all but its output folder."""
     line = ["evaluate", "--data", str(images), "--model", str(checkpoint), "--weights-dir", str(weights)]
     line += ["--metrics", "rfid,kid,psnr,ssim", "--codecs", "webp", "--kid-subset-size", "5", "--batch-size", "3"]

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import nn
 
 from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
+from adatok_hf.data import ImageFolder
 from adatok_hf.evaluation import heads
 from adatok_hf.evaluation.heads import ARMS, build_arm, count_head_parameters, format_heads_table, merge_heads
 from adatok_hf.training import reconstruction_trainer
-from adatok_hf.training.data import ImageFolder
 from adatok_hf.training.reconstruction_trainer import ReconstructionTrainer
 
 

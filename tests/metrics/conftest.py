@@ -13,7 +13,7 @@ from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from adatok_hf.metrics import inception
-from adatok_hf.perceptual import BACKBONE_FILES
+from adatok_hf.metrics.perceptual import BACKBONE_FILES
 
 
 class UnloadedInception(FeatureExtractorInceptionV3):

@@ -8,7 +8,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from adatok_hf.metrics.images import to_images
 from adatok_hf.metrics.pairs import PairMetrics, perceptual_distance, psnr, ssim
-from adatok_hf.perceptual import load_lpips
+from adatok_hf.metrics.perceptual import load_lpips
 
 
 @pytest.fixture(scope="module")

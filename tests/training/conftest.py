@@ -1,40 +1,12 @@
-"""Drawn pictures and a trainer that takes a few steps on the CPU."""
+"""A trainer that takes a few steps on the CPU."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
-from PIL import Image
 from transformers import TrainerCallback, set_seed
 
 from adatok_hf import AdaTokModel
+from adatok_hf.data import ImageCollator
 from adatok_hf.training.arguments import ReconstructionTrainingArguments
-from adatok_hf.training.data import ImageCollator
 from adatok_hf.training.reconstruction_trainer import ReconstructionTrainer
-
-
-def draw_picture(seed: int) -> Image.Image:
-    """Soft random colours, 40 x 32 RGB."""
-    corners = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    return Image.fromarray(corners).resize((40, 32), Image.Resampling.BILINEAR)
-
-
-@pytest.fixture
-def pictures() -> list[Image.Image]:
-    return [draw_picture(seed) for seed in range(10)]
-
-
-@pytest.fixture(scope="session")
-def write_pictures():
-    """Writes so many PNG files into a folder and gives the folder."""
-
-    def write(folder: Path, count: int) -> Path:
-        folder.mkdir(parents=True)
-        for index in range(count):
-            draw_picture(index).save(folder / f"picture-{index:02d}.png")
-        return folder
-
-    return write
 
 
 class AfterEachStep(TrainerCallback):

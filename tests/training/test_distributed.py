@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_tokenizer_command import RECIPE
+from tiny_recipe import RECIPE
 
 from adatok_hf.training import tokenizer
 
@@ -37,7 +37,7 @@ def run(tmp_path_factory, write_pictures) -> tuple[Path, str]:
         "per_device_eval_batch_size": 2,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
-    worker = Path(__file__).with_name("record_ranks.py")
+    worker = Path(__file__).parent.parent / "helpers" / "record_ranks.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     command += ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), str(worker)]
     process = subprocess.run(

@@ -9,9 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from adatok_hf import AdaTokModel
+from adatok_hf.data import ImageCollator
 from adatok_hf.modeling.modeling_adatok import AdaTokLayer
 from adatok_hf.training import reconstruction_trainer
-from adatok_hf.training.data import ImageCollator
 
 
 METRICS = {"rows": [], "training": {"steps": 4}}

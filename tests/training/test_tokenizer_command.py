@@ -7,38 +7,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tiny_recipe import RECIPE
 from transformers import AutoImageProcessor, AutoModel
 
 from adatok_hf.training import tokenizer
-
-
-RECIPE = {
-    "image_size": 32,
-    "patch_size": 8,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "num_latent_tokens": 16,
-    "codebook_size": 64,
-    "codebook_dim": 8,
-    "budgets": [4, 8, 16],
-    "lora_rank": 2,
-    "lora_alpha": 2,
-    "attn_implementation": "eager",
-    "use_cpu": True,
-    "per_device_train_batch_size": 4,
-    "per_device_eval_batch_size": 4,
-    "max_steps": 3,
-    "learning_rate": "1e-3",
-    "perceptual_weight": 0.0,
-    "adversarial_weight": 0.1,
-    "revive_steps": 2,
-    "logging_steps": 1,
-    "save_steps": 2,
-    "report_to": "none",
-    "disable_tqdm": True,
-}
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import datasets
 import evaluate
 import torch
 
+from adatok_hf.codec.reconstruct import bits_per_pixel
 from adatok_hf.metrics.streaming import StreamingMetric
-from adatok_hf.reconstruction import bits_per_pixel
 
 
 _DESCRIPTION = """\

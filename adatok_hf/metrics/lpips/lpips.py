@@ -6,8 +6,8 @@ import evaluate
 import torch
 
 from adatok_hf.metrics.pairs import perceptual_distance
+from adatok_hf.metrics.perceptual import load_lpips
 from adatok_hf.metrics.streaming import PairMetric, image_info
-from adatok_hf.perceptual import load_lpips
 
 
 _DESCRIPTION = """\

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adatok_hf.training.data import ImageCollator, ImageFolder, load_image_dataset
+from adatok_hf.data import ImageCollator, ImageFolder, load_image_dataset
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import torch
 from fresh_process import FreshProcess
 from safetensors.torch import save_file
 
-from adatok_hf.perceptual import BACKBONE_FILES, MIN_SIZES, load_lpips
+from adatok_hf.metrics.perceptual import BACKBONE_FILES, MIN_SIZES, load_lpips
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
@@ -84,7 +84,7 @@ def test_offline_without_a_folder(tmp_path):
             def refuse(*args, **kwargs):
                 raise OSError("no network")
             socket.getaddrinfo = socket.create_connection = refuse
-            from adatok_hf.perceptual import load_lpips
+            from adatok_hf.metrics.perceptual import load_lpips
             load_lpips("alex")
         """)
     assert error.startswith("ValueError: ") and BACKBONE_FILES["alex"] in error and "ADATOK_WEIGHTS_DIR" in error

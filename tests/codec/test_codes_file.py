@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adatok_hf.codes_file import ImageCodes, model_hash, whole_file
+from adatok_hf.codec.codes_file import ImageCodes, model_hash, whole_file
 
 
 SUFFIXES = [".safetensors", ".parquet"]

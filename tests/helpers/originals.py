@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parent.parent / "conversion" / "fixtures"
 # One-D-Piece has the architecture of TiTok's two-stage models, so its fixtures are other runs of the same weights.
 WEIGHTS = {
     "titok_l32": "titok_l32",

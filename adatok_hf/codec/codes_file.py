@@ -134,7 +134,7 @@ class ImageCodes:
 
     ```python
     >>> import torch
-    >>> from adatok_hf.codes_file import ImageCodes
+    >>> from adatok_hf.codec.codes_file import ImageCodes
 
     >>> codes = ImageCodes(
     ...     image_codes=torch.tensor([[5, 0, 8, 8]]),

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from adatok_hf.cli import main
-from adatok_hf.reconstruction import (
+from adatok_hf.codec.reconstruct import (
     BAR,
     CHOSEN_BAR,
     GREY,

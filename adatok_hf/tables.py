@@ -13,7 +13,7 @@ def align_columns(lines: Sequence[Sequence[str]]) -> str:
     Example:
 
     ```python
-    >>> from adatok_hf.text_table import align_columns
+    >>> from adatok_hf.tables import align_columns
 
     >>> print(align_columns([("image", "budget"), ("a.png", "8")]))
     image  budget

@@ -7,7 +7,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor
 
-from ..images import find_images, load_image
+from .images import find_images, load_image
 
 
 class ImageFolder(Dataset):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .text_table import align_columns
+from ..tables import align_columns
 
 
 MIN_CELL = 144  # pixels: a label in a readable size needs that much room
@@ -49,7 +49,7 @@ def psnr(original: Image.Image, reconstruction: Image.Image) -> float:
 
     ```python
     >>> from PIL import Image
-    >>> from adatok_hf.reconstruction import psnr
+    >>> from adatok_hf.codec.reconstruct import psnr
 
     >>> round(psnr(Image.new("RGB", (8, 8), (0, 0, 0)), Image.new("RGB", (8, 8), (1, 1, 1))), 2)
     48.13
@@ -78,7 +78,7 @@ def bits_per_pixel(budget: int, config) -> float:
 
     ```python
     >>> from adatok_hf import AdaTokConfig
-    >>> from adatok_hf.reconstruction import bits_per_pixel
+    >>> from adatok_hf.codec.reconstruct import bits_per_pixel
 
     >>> bits_per_pixel(32, AdaTokConfig())  # (32 * 12 bits + 3 bits) / 256 ** 2
     0.0059051513671875
@@ -128,7 +128,7 @@ def perceptual_distance(network: torch.nn.Module, original: Image.Image, reconst
     LPIPS of two 8-bit pictures.
 
     Args:
-        network (`torch.nn.Module`): As [`~adatok_hf.perceptual.load_lpips`] gives it.
+        network (`torch.nn.Module`): As [`~adatok_hf.metrics.perceptual.load_lpips`] gives it.
         original, reconstruction (`PIL.Image.Image`): RGB pictures of one size.
 
     Returns:
