@@ -97,8 +97,8 @@ def bench(
     Time encoding and decoding, beside a plain ViT, a search for budgets and the speed of a matmul. The last line of
     the output is one JSON object.
     """
+    from ..bench.bench import format_table, parse_sizes, run_benchmark
     from ..codec.codes_file import whole_file
-    from ..evaluation.benchmark import format_table, parse_sizes, run_benchmark
 
     if out is not None:
         if out.is_dir():
@@ -138,9 +138,9 @@ def study(
     `--key value` overrides the recipe. The last line of the output is one JSON object.
     """
     from ..allocation.reward_table import RewardTable
-    from ..evaluation.plots import plot_study
-    from ..evaluation.report import format_study_table, last_line, write_report
-    from ..evaluation.study import run_study
+    from ..study.plots import plot_study
+    from ..study.policy_study import run_study
+    from ..study.report import format_study_table, last_line, write_report
     from ..training.policy import PolicyDataArguments, PolicyTrainingArguments
     from ..training.recipe import parse_recipe
 

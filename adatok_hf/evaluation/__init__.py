@@ -1,1 +1,1 @@
-"""Measuring what the model does: speed, and quality against budget."""
+"""Measuring what the model does: quality against budget."""

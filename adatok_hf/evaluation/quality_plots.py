@@ -7,8 +7,8 @@ from PIL import Image
 
 from ..codec.codes_file import whole_file
 from ..codec.reconstruct import GridRow, Reconstruction, draw_grid, psnr
+from ..study.plots import STYLE
 from .evaluate import AUTO, EvaluationRun, to_uint8
-from .plots import STYLE
 
 
 COLORS = {"model": "#0b5fa5", "auto": "#e85d24", "jpeg": "#8a8a8a", "webp": "#009e73", "avif": "#cc79a7"}

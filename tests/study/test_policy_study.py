@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from study_tables import BUDGETS, CANDIDATES, Arguments, make_config, make_table, train
 
-from adatok_hf.evaluation.ablations import DYNAMIC_RULES, OTHER_STARTS, candidate_sets, weighting_ablation
-from adatok_hf.evaluation.arms import HeldOut
-from adatok_hf.evaluation.plots import plot_study
-from adatok_hf.evaluation.report import format_report, format_study_table, last_line, write_report
-from adatok_hf.evaluation.study import run_study
+from adatok_hf.study.ablations import DYNAMIC_RULES, OTHER_STARTS, candidate_sets, weighting_ablation
+from adatok_hf.study.arms import HeldOut
+from adatok_hf.study.plots import plot_study
+from adatok_hf.study.policy_study import run_study
+from adatok_hf.study.report import format_report, format_study_table, last_line, write_report
 
 
 SWEEP = (0.3, 0.5, 0.7)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from adatok_hf.conversion import compare
+from adatok_hf.conversion import check_conversion as compare
 
 
 class OneDPiece(torch.nn.Module):

@@ -72,7 +72,7 @@ class StudyRuns:
         return self._kept(name, settings, config, train)
 
     def regressor(self, seed: int, mse_weight: float, config: AdaTokConfig) -> AdaTokPolicy:
-        """The supervised network of this seed, see [`~adatok_hf.evaluation.controls.predict_fidelity`]."""
+        """The supervised network of this seed, see [`~adatok_hf.study.controls.predict_fidelity`]."""
         settings = {"seed": seed, "mse_weight": mse_weight}
         return self._kept(
             f"regressor-seed-{seed}",

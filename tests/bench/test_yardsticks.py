@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from adatok_hf import AdaTokConfig, AdaTokModel
-from adatok_hf.evaluation.instruments import count_flops
-from adatok_hf.evaluation.yardsticks import PlainDecoder, PlainEncoder, search_budgets
+from adatok_hf.bench.instruments import count_flops
+from adatok_hf.bench.yardsticks import PlainDecoder, PlainEncoder, search_budgets
 
 
 PIXEL_DECODER = {"codebook_size": 48, "codebook_dim": 24, "hidden_sizes": [64, 32, 32, 32]}

@@ -3,9 +3,9 @@ import pytest
 import torch
 from study_tables import BUDGETS, CANDIDATES, make_config, make_table
 
-from adatok_hf.evaluation import controls
-from adatok_hf.evaluation.arms import HeldOut, equal_mean_arms
-from adatok_hf.evaluation.statistics import distance_to_front, front, interval, rank_correlation, resampled_means
+from adatok_hf.study import controls
+from adatok_hf.study.arms import HeldOut, equal_mean_arms
+from adatok_hf.study.statistics import distance_to_front, front, interval, rank_correlation, resampled_means
 
 
 @pytest.mark.parametrize("mean_budget", [2, 4, 7.3, 15.9, 16])

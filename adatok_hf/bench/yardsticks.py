@@ -22,7 +22,7 @@ class PlainEncoder(nn.Module):
     ```python
     >>> import torch
     >>> from adatok_hf import AdaTokConfig
-    >>> from adatok_hf.evaluation.yardsticks import PlainEncoder
+    >>> from adatok_hf.bench.yardsticks import PlainEncoder
 
     >>> config = AdaTokConfig(image_size=32, hidden_size=32, num_latent_tokens=8, budgets=[8], num_hidden_layers=1)
     >>> PlainEncoder(config)(torch.zeros(2, 3, 32, 32)).shape  # (batch, num_latent_tokens, codebook_dim)
@@ -67,7 +67,7 @@ class PlainDecoder(nn.Module):
     ```python
     >>> import torch
     >>> from adatok_hf import AdaTokConfig
-    >>> from adatok_hf.evaluation.yardsticks import PlainDecoder
+    >>> from adatok_hf.bench.yardsticks import PlainDecoder
 
     >>> config = AdaTokConfig(image_size=32, hidden_size=32, num_latent_tokens=8, budgets=[8], num_hidden_layers=1)
     >>> PlainDecoder(config)(torch.zeros(2, 5, 12)).shape  # from 5 of the 8 codes
@@ -142,7 +142,7 @@ def search_budgets(model: AdaTokModel, pixel_values: torch.Tensor, tolerance: fl
     ```python
     >>> import torch
     >>> from adatok_hf import AdaTokModel, default_checkpoint
-    >>> from adatok_hf.evaluation.yardsticks import search_budgets
+    >>> from adatok_hf.bench.yardsticks import search_budgets
 
     >>> model = AdaTokModel.from_pretrained(default_checkpoint()).eval()
     >>> with torch.no_grad():

@@ -86,7 +86,7 @@ def merge_heads(model: AdaTokModel) -> AdaTokModel:
 
     ```python
     >>> from adatok_hf import AdaTokConfig, AdaTokModel
-    >>> from adatok_hf.evaluation.heads import count_head_parameters, merge_heads
+    >>> from adatok_hf.study.heads_study import count_head_parameters, merge_heads
 
     >>> model = AdaTokModel(AdaTokConfig(hidden_size=32, num_hidden_layers=1, budgets=[64, 128, 256], lora_rank=2))
     >>> shared = merge_heads(model)
@@ -341,7 +341,10 @@ def main(argv: Sequence[str] | None = None):
             The arguments of [`run_heads_study`], `--steps 300`. Defaults to the process's own.
     """
     parser = ArgumentParser(
-        prog="python -m adatok_hf.evaluation.heads", description=__doc__, argument_default=SUPPRESS, allow_abbrev=False
+        prog="python -m adatok_hf.study.heads_study",
+        description=__doc__,
+        argument_default=SUPPRESS,
+        allow_abbrev=False,
     )
     for name, what in (
         ("checkpoint", "Folder or Hub id of the model to start from."),

@@ -20,7 +20,7 @@ def resampled_means(values: dict, resamples: int = 2000, seed: int = 0) -> dict:
 
     ```python
     >>> import numpy as np
-    >>> from adatok_hf.evaluation.statistics import interval, resampled_means
+    >>> from adatok_hf.study.statistics import interval, resampled_means
 
     >>> noise = np.random.default_rng(0).normal(size=400)
     >>> means = resampled_means({"one": noise, "other": noise + 0.5})
@@ -71,7 +71,7 @@ def distance_to_front(mean_budget: float, lpips: float, front_budgets: np.ndarra
 
     ```python
     >>> import numpy as np
-    >>> from adatok_hf.evaluation.statistics import distance_to_front
+    >>> from adatok_hf.study.statistics import distance_to_front
 
     >>> distance_to_front(12, 0.3, np.array([8, 16]), np.array([0.4, 0.25])).__round__(4)
     -0.025

@@ -50,7 +50,7 @@ def plot_study(result: dict, out: str | Path) -> list[str]:
     Draws the figures of a study.
 
     Args:
-        result (`dict`): What [`~adatok_hf.evaluation.study.run_study`] gives.
+        result (`dict`): What [`~adatok_hf.study.policy_study.run_study`] gives.
         out (`str` or `Path`): Folder for the pictures; made if need be.
 
     Returns:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from adatok_hf.evaluation.instruments import count_flops, matmul_call, peak_memory, time_interleaved
+from adatok_hf.bench.instruments import count_flops, matmul_call, peak_memory, time_interleaved
 
 
 CPU = torch.device("cpu")

@@ -44,7 +44,7 @@ def write_report(folder: str | Path) -> Path:
     Writes `study.md` from the `study.json` of a folder, and from `heads.json` where there is one.
 
     Args:
-        folder (`str` or `Path`): Where [`~adatok_hf.evaluation.study.run_study`] wrote, with the figures.
+        folder (`str` or `Path`): Where [`~adatok_hf.study.policy_study.run_study`] wrote, with the figures.
 
     Returns:
         `Path`: of the report.
@@ -136,7 +136,7 @@ def compare(difference: float, ci: list[float], unit: str) -> str:
     Example:
 
     ```python
-    >>> from adatok_hf.evaluation.report import compare
+    >>> from adatok_hf.study.report import compare
 
     >>> compare(0.0061, [0.0052, 0.0070], "LPIPS")
     'better by 0.0061 [0.0052, 0.0070] LPIPS'

@@ -84,7 +84,7 @@ def count_flops(call: Callable[[], object]) -> int:
 
     ```python
     >>> import torch
-    >>> from adatok_hf.evaluation.instruments import count_flops
+    >>> from adatok_hf.bench.instruments import count_flops
 
     >>> linear = torch.nn.Linear(8, 16)
     >>> count_flops(lambda: linear(torch.zeros(4, 8)))  # 2 * 4 * 8 * 16
@@ -118,7 +118,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
 
     ```python
     >>> import torch
-    >>> from adatok_hf.evaluation.instruments import peak_memory
+    >>> from adatok_hf.bench.instruments import peak_memory
 
     >>> inputs = torch.zeros(10)
     >>> peak_memory(lambda: inputs.exp().exp().exp(), inputs.device)  # two results of 10 * 4 bytes at a time

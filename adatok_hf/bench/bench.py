@@ -136,7 +136,7 @@ def run_benchmark(
 
     ```python
     >>> from adatok_hf import AdaTokConfig, AdaTokModel
-    >>> from adatok_hf.evaluation.benchmark import run_benchmark
+    >>> from adatok_hf.bench.bench import run_benchmark
 
     >>> config = AdaTokConfig(image_size=32, patch_size=8, hidden_size=32, num_attention_heads=2, budgets=[64, 256])
     >>> result = run_benchmark(AdaTokModel(config), batch_size=2, repeats=1, sweep=[1], dtypes=["float32"])

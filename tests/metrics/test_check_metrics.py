@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from adatok_hf.metrics import compare
+from adatok_hf.metrics import check_metrics as compare
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 A converted model against the original code, in codes, pixels and speed, at full size. Needs a clone of that code, and
 what it imports (omegaconf, einops):
 
-    python -m adatok_hf.conversion.compare --code CLONE --config CLONE/configs/infer/TiTok/titok_s128.yaml
+    python -m adatok_hf.conversion.check_conversion --code CLONE --config CLONE/configs/infer/TiTok/titok_s128.yaml
 
 With `--weights` it takes a checkpoint; else both get the same random weights.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ..evaluation.instruments import time_interleaved
+from ..bench.instruments import time_interleaved
 from ..modeling import AdaTokModel
 from ..tables import align_columns
 from .source import OriginalCheckpoint, read_config, read_weights
@@ -144,7 +144,9 @@ def format_rows(result: dict) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table and one line of JSON; exit code 2 and one line for bad input."""
-    parser = argparse.ArgumentParser("python -m adatok_hf.conversion.compare", description=__doc__.splitlines()[1])
+    parser = argparse.ArgumentParser(
+        "python -m adatok_hf.conversion.check_conversion", description=__doc__.splitlines()[1]
+    )
     parser.add_argument("--code", type=Path, required=True, help="clone of the original repository; its code is run")
     parser.add_argument("--config", type=Path, required=True, help="the model's YAML or JSON file")
     parser.add_argument("--weights", type=Path, help="file of weights; random if not given")

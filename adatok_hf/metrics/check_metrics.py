@@ -1,7 +1,7 @@
 """
 Our metrics against the standard libraries, called directly, on two folders of images:
 
-    python -m adatok_hf.metrics.compare ORIGINALS RECONSTRUCTIONS --weights-dir WEIGHTS
+    python -m adatok_hf.metrics.check_metrics ORIGINALS RECONSTRUCTIONS --weights-dir WEIGHTS
 """
 
 import argparse

@@ -33,7 +33,7 @@ def uniform(budgets: Sequence[int] | torch.Tensor, mean_budget: float) -> torch.
     Example:
 
     ```python
-    >>> from adatok_hf.evaluation.controls import uniform
+    >>> from adatok_hf.study.controls import uniform
 
     >>> uniform([4, 8, 16], mean_budget=10)
     tensor([0.0000, 0.7500, 0.2500], dtype=torch.float64)
@@ -90,7 +90,7 @@ def random(budgets: Sequence[int] | torch.Tensor, mean_budget: float) -> torch.T
     Example:
 
     ```python
-    >>> from adatok_hf.evaluation.controls import random
+    >>> from adatok_hf.study.controls import random
 
     >>> random([4, 8, 12, 16], mean_budget=10)
     tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from adatok_hf import AdaTokConfig, AdaTokModel
-from adatok_hf.cli import main
-from adatok_hf.evaluation import benchmark
-from adatok_hf.evaluation.benchmark import (
+from adatok_hf.bench import bench as benchmark
+from adatok_hf.bench.bench import (
     check_sweep,
     count_recompilations,
     format_table,
@@ -14,6 +13,7 @@ from adatok_hf.evaluation.benchmark import (
     run_benchmark,
     spread_budgets,
 )
+from adatok_hf.cli import main
 
 
 WIDTH, DEPTH, MLP, PATCHES, RANK = 32, 1, 64, 16, 2

@@ -1,0 +1,1 @@
+"""Experiments with controls: is choosing the budget worth something, and are the heads?"""
