@@ -48,7 +48,7 @@ setup(
         "adatok_hf.conversion",
     ],
     package_dir={"adatok_hf.modeling": "modeling", "adatok_hf.conversion": "conversion"},
-    package_data={"adatok_hf": ["recipes/*.yaml", "samples/*", "checkpoints/**/*", "metrics/*/README.md"]},
+    package_data={"adatok_hf": ["recipes/*/*.yaml", "samples/*", "checkpoints/**/*", "metrics/*/README.md"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["adatok = adatok_hf.cli:main"]},

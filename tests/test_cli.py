@@ -366,9 +366,9 @@ def test_bench_ends_in_one_json_line(adatok, tmp_path, tiny_checkpoint):
 
 def test_train_passes_further_arguments_through_untouched(monkeypatch):
     received = []
-    trainer = types.ModuleType("adatok_hf.training.tokenizer")
+    trainer = types.ModuleType("adatok_hf.training.train_tokenizer")
     trainer.main = received.extend
-    monkeypatch.setitem(sys.modules, "adatok_hf.training.tokenizer", trainer)
+    monkeypatch.setitem(sys.modules, "adatok_hf.training.train_tokenizer", trainer)
     extra = ["--learning_rate", "1e-4", "--bf16", "--warmup_steps=7"]
     with pytest.raises(SystemExit) as exit_info:
         main(["train", "tokenizer", "--recipe", "tiny-64", *extra, "--data", "pictures"])

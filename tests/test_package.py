@@ -81,7 +81,7 @@ def test_the_wheel_holds_one_package_with_its_data(tmp_path):
     for folder, pattern in (
         ("modeling", "*.py"),
         ("conversion", "*.py"),
-        ("adatok_hf/recipes", "*.yaml"),
+        ("adatok_hf/recipes", "*/*.yaml"),
         ("adatok_hf/samples", "*.webp"),
         ("adatok_hf/checkpoints/adatok-tiny-64", "*"),
     ):

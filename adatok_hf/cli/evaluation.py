@@ -141,13 +141,15 @@ def study(
     from ..study.plots import plot_study
     from ..study.policy_study import run_study
     from ..study.report import format_study_table, last_line, write_report
-    from ..training.policy import PolicyDataArguments, PolicyTrainingArguments
     from ..training.recipe import parse_recipe
+    from ..training.train_policy import PolicyDataArguments, PolicyTrainingArguments
 
     prepare_folder(out)
     network, _, _ = load_model(model, "cpu")
     quiet = ["--save_strategy", "no", "--disable_tqdm", "true", "--log_level", "error", "--output_dir", str(out)]
-    _, arguments = parse_recipe(recipe, [*context.args, *quiet], [PolicyDataArguments, PolicyTrainingArguments])
+    _, arguments = parse_recipe(
+        "policy", recipe, [*context.args, *quiet], [PolicyDataArguments, PolicyTrainingArguments]
+    )
     result = run_study(
         RewardTable.load(train_table, network),
         RewardTable.load(eval_table, network),

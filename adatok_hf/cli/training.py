@@ -18,7 +18,7 @@ def tokenizer(
     ] = False,
 ):
     """Train the tokenizer (stage 1). Any further `--key value` overrides the recipe."""
-    from ..training.tokenizer import main as train
+    from ..training.train_tokenizer import main as train
 
     options = ["--train_data", data] if data is not None else []
     options += ["--train_only", "heads"] if train_heads_only else []
@@ -32,7 +32,7 @@ def policy(
     data: Annotated[str | None, typer.Option(help="Images to make the reward table of, if it is not there.")] = None,
 ):
     """Train the policy that chooses budgets (stage 2). Any further `--key value` overrides the recipe."""
-    from ..training.policy import main as train
+    from ..training.train_policy import main as train
 
     train(["--recipe", recipe, *(["--train_data", data] if data is not None else []), *context.args])
 

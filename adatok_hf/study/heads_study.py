@@ -23,8 +23,8 @@ from ..hub import load_checkpoint
 from ..metrics.perceptual import load_lpips
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 from ..tables import align_columns
-from ..training.arguments import ReconstructionTrainingArguments
-from ..training.reconstruction_trainer import ReconstructionTrainer
+from ..training.tokenizer_arguments import ReconstructionTrainingArguments
+from ..training.tokenizer_trainer import ReconstructionTrainer
 from .statistics import interval, resampled_means
 
 

@@ -70,7 +70,7 @@ def run_study(
             trained policy, chooses by itself.
         resamples (`int`, *optional*, defaults to 2000): Draws of the bootstrap.
         sweep (`Sequence[float]`, *optional*): Fixed weights of fidelity that Dynamic Pareto Weighting is held against.
-        train (`Callable`, *optional*): In place of [`~adatok_hf.training.policy.train_policy`].
+        train (`Callable`, *optional*): In place of [`~adatok_hf.training.train_policy.train_policy`].
 
     Returns:
         `dict`: what `study.json` holds. `rows` has one entry per arm with `arm`, `mean_budget`, `lpips`, `psnr`, `ci`
@@ -83,7 +83,7 @@ def run_study(
             candidate, if fewer than 100 images are left, if `seeds` is below 1, or a mean cannot be reached.
     """
     if train is None:
-        from ..training.policy import train_policy as train
+        from ..training.train_policy import train_policy as train
 
     eval_table, dropped = _checked(train_table, eval_table, config, seeds, mean_budget)
     out = Path(out)

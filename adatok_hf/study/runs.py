@@ -40,7 +40,7 @@ class StudyRuns:
         folder (`Path`): Where the files go; made if need be.
         table ([`RewardTable`]): Training images.
         train (`Callable`): `(table, config, arguments)` to an object with `policy` ([`AdaTokPolicy`]) and `history`
-            (`list[dict]`), as [`~adatok_hf.training.policy.train_policy`] gives it.
+            (`list[dict]`), as [`~adatok_hf.training.train_policy.train_policy`] gives it.
         on_run (`Callable`): Called after each network, for a progress bar.
     """
 

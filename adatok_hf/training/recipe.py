@@ -14,26 +14,27 @@ from transformers.trainer_utils import get_last_checkpoint
 RECIPES_DIR = Path(__file__).parent.parent / "recipes"
 
 
-def find_recipe(name_or_path: str) -> Path:
+def find_recipe(stage: str, name_or_path: str) -> Path:
     """
-    Path of a recipe: a file, or the name of one that ships with the package.
+    Path of a recipe: a file, or the name of one that ships with the package for the stage.
 
     Raises:
         `ValueError`: if there is neither; the message lists the names.
     """
-    shipped = RECIPES_DIR / f"{name_or_path}.yaml"
+    shipped = RECIPES_DIR / stage / f"{name_or_path}.yaml"
     for path in (Path(name_or_path), shipped):
         if path.is_file():
             return path
-    names = ", ".join(sorted(path.stem for path in RECIPES_DIR.glob("*.yaml")))
+    names = ", ".join(sorted(path.stem for path in shipped.parent.glob("*.yaml")))
     raise ValueError(f"There is no recipe {name_or_path!r}; name a YAML file or one of {names}.")
 
 
-def parse_recipe(recipe: str, overrides: Sequence[str], argument_classes: Sequence[type]) -> tuple:
+def parse_recipe(stage: str, recipe: str, overrides: Sequence[str], argument_classes: Sequence[type]) -> tuple:
     """
     Fills argument classes from a flat YAML recipe and command-line overrides.
 
     Args:
+        stage (`str`): Which of the package's recipes a name stands for, `"tokenizer"` or `"policy"`.
         recipe (`str`): Name of a shipped recipe, or path of a YAML file.
         overrides (`Sequence[str]`): As on a command line, `["--learning_rate", "1e-4"]`; they win over the recipe.
         argument_classes (`Sequence[type]`): Dataclasses for [`~transformers.HfArgumentParser`].
@@ -44,7 +45,7 @@ def parse_recipe(recipe: str, overrides: Sequence[str], argument_classes: Sequen
     Raises:
         `ValueError`: for an unknown recipe, a file that is not flat YAML, or a key or value that does not fit.
     """
-    path = find_recipe(recipe)
+    path = find_recipe(stage, recipe)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -66,21 +67,21 @@ def parse_recipe(recipe: str, overrides: Sequence[str], argument_classes: Sequen
 
 
 def run_recipe(
-    program: str, train: Callable[..., dict], argument_classes: Sequence[type], argv: Sequence[str] | None = None
+    stage: str, train: Callable[..., dict], argument_classes: Sequence[type], argv: Sequence[str] | None = None
 ):
     """
     Runs a training from the command line and prints its metrics as JSON, once for all processes.
 
     Args:
-        program (`str`): Name for messages.
+        stage (`str`): What is trained, see [`parse_recipe`].
         train (`Callable`): Takes one instance of each class, gives the metrics.
         argument_classes (`Sequence[type]`): See [`parse_recipe`].
         argv (`Sequence[str]`, *optional*): `--recipe NAME_OR_PATH` and overrides; the process's own if not given.
     """
-    parser = ArgumentParser(prog=program, allow_abbrev=False)
+    parser = ArgumentParser(prog=f"adatok train {stage}", allow_abbrev=False)
     parser.add_argument("--recipe", required=True, help="Name of a shipped recipe, or path of a YAML file.")
     known, overrides = parser.parse_known_args(argv)
-    metrics = train(*parse_recipe(known.recipe, overrides, argument_classes))
+    metrics = train(*parse_recipe(stage, known.recipe, overrides, argument_classes))
     if PartialState().is_main_process:
         print(json.dumps(metrics))
 

@@ -14,7 +14,7 @@ from adatok_hf.codec.codes_file import ImageCodes
 from adatok_hf.conversion import convert_checkpoint
 from adatok_hf.data import load_image_dataset
 from adatok_hf.hub import load_checkpoint
-from adatok_hf.training.policy import main as train_policy
+from adatok_hf.training.train_policy import main as train_policy
 
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -5,8 +5,8 @@ import sys
 
 import torch
 
-from adatok_hf.training import tokenizer
-from adatok_hf.training.reconstruction_trainer import ReconstructionTrainer
+from adatok_hf.training import train_tokenizer as tokenizer
+from adatok_hf.training.tokenizer_trainer import ReconstructionTrainer
 
 
 class RecordingTrainer(ReconstructionTrainer):

@@ -13,8 +13,8 @@ from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
 from adatok_hf.data import ImageFolder
 from adatok_hf.study import heads_study as heads
 from adatok_hf.study.heads_study import ARMS, build_arm, count_head_parameters, format_heads_table, merge_heads
-from adatok_hf.training import reconstruction_trainer
-from adatok_hf.training.reconstruction_trainer import ReconstructionTrainer
+from adatok_hf.training import tokenizer_trainer as reconstruction_trainer
+from adatok_hf.training.tokenizer_trainer import ReconstructionTrainer
 
 
 BUDGETS = [4, 8, 16]

@@ -56,7 +56,7 @@ def study(adatok, tables, tmp_path):
 
     def run(checkpoint):
         options = ["--train-table", tables[0], "--eval-table", tables[1], "--out", tmp_path / "study"]
-        short = ["--recipe", "tiny-64-policy", "--seeds", 1, "--max_steps", 2]
+        short = ["--recipe", "tiny-64", "--seeds", 1, "--max_steps", 2]
         return adatok("study", *options, "--model", checkpoint, *short)
 
     return run

@@ -5,8 +5,8 @@ from transformers import TrainerCallback, set_seed
 
 from adatok_hf import AdaTokModel
 from adatok_hf.data import ImageCollator
-from adatok_hf.training.arguments import ReconstructionTrainingArguments
-from adatok_hf.training.reconstruction_trainer import ReconstructionTrainer
+from adatok_hf.training.tokenizer_arguments import ReconstructionTrainingArguments
+from adatok_hf.training.tokenizer_trainer import ReconstructionTrainer
 
 
 class AfterEachStep(TrainerCallback):

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from tiny_recipe import RECIPE
 
-from adatok_hf.training import tokenizer
+from adatok_hf.training import train_tokenizer as tokenizer
 
 
 def free_port() -> int:

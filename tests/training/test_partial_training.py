@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from adatok_hf import AdaTokModel
-from adatok_hf.training.arguments import ReconstructionTrainingArguments
+from adatok_hf.training.tokenizer_arguments import ReconstructionTrainingArguments
 
 
 # All that would touch the encoder, the quantizer or the statistics of the batches.

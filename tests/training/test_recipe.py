@@ -5,14 +5,14 @@ from dataclasses import asdict
 import pytest
 
 from adatok_hf import AdaTokConfig
-from adatok_hf.training.arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
-from adatok_hf.training.policy import PolicyDataArguments, PolicyTrainingArguments
 from adatok_hf.training.recipe import RECIPES_DIR, find_recipe, parse_recipe
+from adatok_hf.training.tokenizer_arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
+from adatok_hf.training.train_policy import PolicyDataArguments, PolicyTrainingArguments
 
 
 CLASSES = [ModelArguments, DataArguments, ReconstructionTrainingArguments]
-SHIPPED = sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
-TOKENIZERS = [name for name in SHIPPED if not name.endswith(("-heads", "-policy"))]
+SHIPPED = sorted(path.stem for path in RECIPES_DIR.glob("tokenizer/*.yaml"))
+TOKENIZERS = [name for name in SHIPPED if not name.endswith("-heads")]
 MINIMAL = "output_dir: outputs\nuse_cpu: true\nreport_to: none\n"
 
 
@@ -23,14 +23,15 @@ def parse(tmp_path):
     def parse_text(text: str, *overrides: str):
         path = tmp_path / "recipe.yaml"
         path.write_text(text)
-        return parse_recipe(str(path), overrides, CLASSES)
+        return parse_recipe("tokenizer", str(path), overrides, CLASSES)
 
     return parse_text
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_shipped_recipe_parses_and_builds_its_config(name):
-    model_arguments, _, arguments = parse_recipe(name, ["--use_cpu", "true", "--tf32", "false"], CLASSES)
+    on_cpu = ["--use_cpu", "true", "--tf32", "false"]
+    model_arguments, _, arguments = parse_recipe("tokenizer", name, on_cpu, CLASSES)
     architecture = {key: value for key, value in asdict(model_arguments).items() if value is not None}
     assert "init_from" not in architecture
     architecture.pop("attn_implementation", None)
@@ -43,16 +44,19 @@ def test_shipped_recipe_parses_and_builds_its_config(name):
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name.endswith("-heads")])
 def test_shipped_recipe_for_heads_trains_nothing_else_and_no_random_weights(name):
-    model_arguments, data_arguments, arguments = parse_recipe(name, ["--use_cpu", "true", "--tf32", "false"], CLASSES)
+    on_cpu = ["--use_cpu", "true", "--tf32", "false"]
+    model_arguments, data_arguments, arguments = parse_recipe("tokenizer", name, on_cpu, CLASSES)
     assert arguments.train_only == "heads" and model_arguments.init_from and data_arguments.train_data
     policy_arguments, _ = parse_recipe(
-        name.replace("-heads", "-policy"), ["--use_cpu", "true"], [PolicyDataArguments, PolicyTrainingArguments]
+        "policy", name.removesuffix("-heads"), on_cpu, [PolicyDataArguments, PolicyTrainingArguments]
     )
     assert policy_arguments.init_from == arguments.output_dir == f"outputs/{name}"
 
 
 def test_shipped_recipe_is_found_by_name_and_path():
-    assert find_recipe("tiny-64") == find_recipe(str(RECIPES_DIR / "tiny-64.yaml")) == RECIPES_DIR / "tiny-64.yaml"
+    path = RECIPES_DIR / "policy" / "tiny-64.yaml"
+    assert find_recipe("policy", "tiny-64") == find_recipe("tokenizer", str(path)) == path
+    assert find_recipe("tokenizer", "tiny-64") == RECIPES_DIR / "tokenizer" / "tiny-64.yaml"
 
 
 def test_values_and_lists_are_read(parse):
@@ -109,4 +113,4 @@ def test_file_that_is_no_flat_list(parse, one_sentence, text):
 
 def test_unknown_recipe_lists_the_shipped_ones(one_sentence):
     with one_sentence("'tiny-65'", "tiny-64"):
-        find_recipe("tiny-65")
+        find_recipe("tokenizer", "tiny-65")

@@ -1,4 +1,4 @@
-"""Stage 2 from the command line: `adatok train policy`, or `python -m adatok_hf.training.policy`."""
+"""Stage 2: from a recipe to a checkpoint with a policy, `adatok train policy`."""
 
 import json
 import sys
@@ -103,7 +103,7 @@ def train_policy(
     >>> import torch
     >>> from adatok_hf import AdaTokConfig
     >>> from adatok_hf.allocation.reward_table import RewardTable, RewardTableInfo
-    >>> from adatok_hf.training.policy import PolicyTrainingArguments, train_policy
+    >>> from adatok_hf.training.train_policy import PolicyTrainingArguments, train_policy
     >>> from tempfile import TemporaryDirectory
 
     >>> config = AdaTokConfig(hidden_size=32, num_attention_heads=2, budgets=[64, 256])
@@ -276,7 +276,7 @@ def main(argv: Sequence[str] | None = None):
             `--recipe NAME_OR_PATH` and any field of the argument classes, `--entropy_coef 0.1`. Defaults to the
             process's own.
     """
-    run_recipe("adatok train policy", train, [PolicyDataArguments, PolicyTrainingArguments], argv)
+    run_recipe("policy", train, [PolicyDataArguments, PolicyTrainingArguments], argv)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny_recipe import RECIPE
 from transformers import AutoImageProcessor, AutoModel
 
-from adatok_hf.training import tokenizer
+from adatok_hf.training import train_tokenizer as tokenizer
 
 
 @pytest.fixture

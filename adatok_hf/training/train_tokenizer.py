@@ -1,4 +1,4 @@
-"""Stage 1 from the command line: `adatok train tokenizer`, or `accelerate launch -m adatok_hf.training.tokenizer`."""
+"""Stage 1: from a recipe to a checkpoint, `adatok train tokenizer`."""
 
 import sys
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from transformers import set_seed
 from ..data import ImageCollator, load_image_dataset
 from ..hub import load_checkpoint
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
-from .arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
 from .recipe import checkpoint_to_resume, run_recipe
-from .reconstruction_trainer import ReconstructionTrainer
+from .tokenizer_arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
+from .tokenizer_trainer import ReconstructionTrainer
 
 
 def build_model(arguments: ModelArguments) -> tuple[AdaTokModel, AdaTokImageProcessor]:
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None):
             process's own.
     """
     argument_classes = [ModelArguments, DataArguments, ReconstructionTrainingArguments]
-    run_recipe("adatok train tokenizer", train, argument_classes, argv)
+    run_recipe("tokenizer", train, argument_classes, argv)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from adatok_hf.allocation.reward_table import RewardTable
 from adatok_hf.images import find_images, load_image
 from adatok_hf.metrics.perceptual import load_lpips
 from adatok_hf.model_card import model_card
-from adatok_hf.training import policy
+from adatok_hf.training import train_policy as policy
 
 
 @pytest.fixture

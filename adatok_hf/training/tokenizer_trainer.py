@@ -15,11 +15,11 @@ from ..codec.codes_file import whole_files
 from ..metrics.perceptual import load_lpips
 from ..model_card import model_card
 from ..modeling import AdaTokModel
-from .arguments import ReconstructionTrainingArguments
 from .discriminator import PatchDiscriminator
 from .latent_revival import revive_latents
 from .losses import LeCamRegularizer, draw_budgets, hinge_discriminator_loss, shift_together
 from .stateful_trainer import StatefulTrainer
+from .tokenizer_arguments import ReconstructionTrainingArguments
 
 
 def freeze(model: AdaTokModel, train_only: str | None = None):
@@ -36,7 +36,7 @@ def freeze(model: AdaTokModel, train_only: str | None = None):
 
     ```python
     >>> from adatok_hf import AdaTokConfig, AdaTokModel
-    >>> from adatok_hf.training.reconstruction_trainer import freeze
+    >>> from adatok_hf.training.tokenizer_trainer import freeze
 
     >>> model = AdaTokModel(AdaTokConfig(hidden_size=32, num_hidden_layers=1))
     >>> freeze(model, "heads")
