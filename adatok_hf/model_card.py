@@ -1,10 +1,14 @@
 """The model card of a checkpoint."""
 
+from pathlib import Path
+
+import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from .modeling import AdaTokConfig
 
 
+CARD_NAME = "README.md"
 SNIPPET = """```python
 import torch
 from PIL import Image, ImageDraw
@@ -69,7 +73,7 @@ Any budget from 1 to {latents} may be forced; between candidates the head of the
 """
 
 
-def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, *, license: str = "apache-2.0") -> str:
+def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, *, license: str | None = None) -> str:
     """
     Writes the model card of a checkpoint.
 
@@ -81,7 +85,7 @@ def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, 
             candidate budget and perhaps one of `"budget": "auto"` with its `"mean_budget"`, and `"training"`, a dict
             of facts of which `"datasets"` may list ids on the Hub and `"base_model"` name one. What is absent is
             called not measured, or not recorded.
-        license (`str`, *optional*, defaults to `"apache-2.0"`): Licence identifier of the Hub.
+        license (`str`, *optional*): Licence identifier of the Hub, see [`read_license`]; `apache-2.0` if not given.
 
     Returns:
         `str`: the card, with its front matter.
@@ -104,7 +108,7 @@ def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, 
     | 64 | not measured |
 
     ```"""
-    metrics = metrics or {}
+    metrics, license = metrics or {}, license or "apache-2.0"
     rows, training = metrics.get("rows", []), metrics.get("training", {})
     if not isinstance(rows, list) or not isinstance(training, dict):
         raise ValueError(f"The metrics must hold a list of rows and a dict of training facts; got {metrics}.")
@@ -168,3 +172,12 @@ def format_fact(value) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def read_license(folder: Path) -> str | None:
+    """The licence that the card in a folder names, if it has a card and that names one."""
+    path = folder / CARD_NAME
+    try:
+        return ModelCard.load(path).data.license if path.is_file() else None
+    except (ValueError, yaml.YAMLError):  # front matter that is none
+        return None

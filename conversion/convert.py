@@ -1,11 +1,9 @@
 """A foreign checkpoint to a complete AdaTok checkpoint."""
 
-import json
 from pathlib import Path
 
-from ..codec.codes_file import check_empty, whole_folder
-from ..hub import CARD_NAME, METRICS_NAME
-from ..model_card import model_card
+from ..checkpoint import save_checkpoint
+from ..files import check_empty
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 from .source import OriginalCheckpoint, read_original
 from .titok import FAMILIES, convert_original
@@ -76,13 +74,7 @@ def convert_checkpoint(
     size = model.config.image_size
     processor = AdaTokImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     metrics = {"training": training_facts(original, family)}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with whole_folder(folder) as temporary:
-        model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        (temporary / METRICS_NAME).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        card = model_card(model.config, str(folder), metrics, license=original.license or "apache-2.0")
-        (temporary / CARD_NAME).write_text(card, encoding="utf-8")
+    save_checkpoint(folder, model, processor, metrics=metrics, license=original.license)
     return model
 
 

@@ -13,9 +13,10 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..codec.codes_file import check_empty, whole_folder
-from ..hub import CARD_NAME, find_folder, read_json, read_license, read_metrics
-from ..model_card import model_card
+from ..checkpoint import copy_checkpoint, read_metrics
+from ..files import check_empty, read_json, whole_folder
+from ..hub import find_folder
+from ..model_card import CARD_NAME, model_card, read_license
 from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 from ..modeling.modeling_adatok import AdaTokDecoder
 
@@ -212,12 +213,9 @@ def save_imported(
     source = Path(source)
     training = (read_metrics(source) or {}).get("training", {})
     training = {name: fact for name, fact in training.items() if not name.endswith("measured on")}
-    license = read_license(source) or "apache-2.0"
-    card = model_card(model.config, Path(out).name, {"training": training | facts}, license=license)
-    with whole_folder(out) as folder:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+    card = model_card(model.config, Path(out).name, {"training": training | facts}, license=read_license(source))
+    heads = {name: tensor for name, tensor in model.state_dict().items() if "lora_" in name}
+    copy_checkpoint(source, out, model, processor, tensors=heads, metrics={}, card=card)
 
 
 def _as_peft_model(model: AdaTokModel) -> PeftModel:

@@ -10,7 +10,9 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..hub import CARD_NAME, find_folder, first_line, read_license
+from ..files import first_line
+from ..hub import find_folder
+from ..model_card import CARD_NAME, read_license
 
 
 USUAL_WEIGHTS = ["model.safetensors", "pytorch_model.bin"]

@@ -16,7 +16,8 @@ from PIL import Image
 from adatok_hf.cli import main
 from adatok_hf.cli.codec import png_names
 from adatok_hf.codec.codes_file import ImageCodes
-from adatok_hf.codec.reconstruct import Reconstruction, bits_per_pixel, draw_grid, measure, psnr, reconstruct
+from adatok_hf.codec.grid import Reconstruction, draw_grid
+from adatok_hf.codec.reconstruct import bits_per_pixel, measure, psnr, reconstruct
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,14 @@ from hub_server import HubServer
 from safetensors.torch import load, load_file, save_file
 
 from adatok_hf import AdaTokImageProcessor, AdaTokModel
-from adatok_hf.hub import load_checkpoint
+from adatok_hf.checkpoint import load_checkpoint
 from adatok_hf.model_card import model_card
 
 
 CODE_FILES = {"configuration_adatok.py", "modeling_adatok.py", "image_processing_adatok.py"}
 ALL_FILES = {*CODE_FILES, "config.json", "preprocessor_config.json", "model.safetensors", "README.md"}
 PACKAGE = ["adatok_hf", "modeling", "conversion"]
+PUSH = "from adatok_hf.checkpoint import push_checkpoint as push\n"
 ROUND_TRIP = """
 from pathlib import Path
 import torch
@@ -97,7 +98,7 @@ def pictures(tmp_path, sample_images):
 
 
 def push(author, checkpoint, repo_id, **kwargs):
-    return author.run(f"from adatok_hf.hub import push\nresult = push({str(checkpoint)!r}, {repo_id!r}, **{kwargs!r})")
+    return author.run(f"{PUSH}result = push({str(checkpoint)!r}, {repo_id!r}, **{kwargs!r})")
 
 
 def assert_same_round_trip(process, checkpoint, model, processor, images, pictures, tmp_path):
@@ -144,7 +145,7 @@ def test_pushed_weights_are_bit_exact(author, hub, repo_id, tiny_model, tiny_che
 def test_load_checkpoint_takes_a_hub_id(author, repo_id, tmp_path, tiny_model, tiny_checkpoint):
     push(author, tiny_checkpoint, repo_id)
     author.run(f"""
-        from adatok_hf.hub import load_checkpoint
+        from adatok_hf.checkpoint import load_checkpoint
         model, processor = load_checkpoint({repo_id!r})
         model.save_pretrained({str(tmp_path / "pulled")!r})
     """)
@@ -407,7 +408,7 @@ def test_load_checkpoint_never_runs_the_code_of_a_checkpoint(tiny_checkpoint):
 def test_push_refuses_a_damaged_checkpoint_and_sends_nothing(author, hub, repo_id, tiny_checkpoint, damage):
     harm, message = DAMAGES[damage]
     harm(tiny_checkpoint)
-    error = author.fail(f"from adatok_hf.hub import push\npush({str(tiny_checkpoint)!r}, {repo_id!r})")
+    error = author.fail(f"{PUSH}push({str(tiny_checkpoint)!r}, {repo_id!r})")
     assert error.startswith("ValueError: ") and re.search(message, error)
     assert repo_id not in hub.repositories
 
@@ -424,7 +425,7 @@ def test_push_refuses_a_damaged_checkpoint_and_sends_nothing(author, hub, repo_i
 )
 def test_push_failures_are_one_sentence_and_commit_nothing(author, hub, tiny_checkpoint, repo_id, kwargs, message):
     call = f"push({str(tiny_checkpoint)!r}, {repo_id!r}, **{kwargs!r})"
-    error = author.fail(f"from adatok_hf.hub import push\n{call}")
+    error = author.fail(f"{PUSH}{call}")
     assert error.startswith("ValueError: ") and message in error
     assert_one_sentence(error)
     assert repo_id not in hub.repositories
@@ -432,25 +433,22 @@ def test_push_failures_are_one_sentence_and_commit_nothing(author, hub, tiny_che
 
 def test_push_refuses_a_card_that_the_hub_refuses(author, hub, repo_id, tiny_checkpoint):
     (tiny_checkpoint / "README.md").write_text("No front matter.")
-    error = author.fail(f"from adatok_hf.hub import push\npush({str(tiny_checkpoint)!r}, {repo_id!r})")
+    error = author.fail(f"{PUSH}push({str(tiny_checkpoint)!r}, {repo_id!r})")
     assert error.startswith("ValueError: Invalid metadata in README.md.") and "\n" not in error
     assert hub.commits(repo_id) == []
 
 
 def test_push_without_a_token_says_so(stranger_with_package, tiny_checkpoint):
-    error = stranger_with_package.fail(
-        f"from adatok_hf.hub import push\npush({str(tiny_checkpoint)!r}, 'tester/no-token')"
-    )
+    error = stranger_with_package.fail(f"{PUSH}push({str(tiny_checkpoint)!r}, 'tester/no-token')")
     assert error.startswith("ValueError: No Hub token was found")
 
 
 def test_unreachable_hub_is_one_sentence(stranger_with_package, tiny_checkpoint):
-    error = stranger_with_package.fail(
-        f"from adatok_hf.hub import push\npush({str(tiny_checkpoint)!r}, 'tester/nowhere', token='hf_test')"
-    )
+    error = stranger_with_package.fail(f"{PUSH}push({str(tiny_checkpoint)!r}, 'tester/nowhere', token='hf_test')")
     assert error.startswith("ValueError: The Hub could not be reached")
     assert_one_sentence(error)
-    error = stranger_with_package.fail("from adatok_hf.hub import load_checkpoint\nload_checkpoint('tester/nowhere')")
+    code = "from adatok_hf.checkpoint import load_checkpoint\nload_checkpoint('tester/nowhere')"
+    error = stranger_with_package.fail(code)
     assert error.startswith("ValueError: The Hub could not be reached")
     assert_one_sentence(error)
 
@@ -464,7 +462,7 @@ def stranger_with_package(tmp_path_factory):
 
 def test_absent_models_and_revisions_are_one_sentence(author, repo_id, tiny_checkpoint):
     push(author, tiny_checkpoint, repo_id)
-    code = "from adatok_hf.hub import load_checkpoint\nload_checkpoint({!r}, revision={!r})"
+    code = "from adatok_hf.checkpoint import load_checkpoint\nload_checkpoint({!r}, revision={!r})"
     absent = author.fail(code.format("tester/absent", None))
     assert "The Hub has no model tester/absent" in absent
     revision = author.fail(code.format(repo_id, "v9"))

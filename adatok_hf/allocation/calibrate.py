@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..codec.codes_file import check_empty, whole_folder
-from ..hub import copy_checkpoint
+from ..checkpoint import copy_checkpoint
+from ..files import check_empty
 from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 
 
@@ -71,7 +71,7 @@ def save_calibrated(
     cost_bias: float,
 ):
     """
-    Copies a checkpoint with another cost bias, see [`~adatok_hf.hub.copy_checkpoint`].
+    Copies a checkpoint with another cost bias, see [`~adatok_hf.checkpoint.copy_checkpoint`].
 
     Args:
         source (`str` or `Path`): Folder of the checkpoint.
@@ -87,8 +87,7 @@ def save_calibrated(
     config = copy.deepcopy(model.config)
     config.cost_bias = float(cost_bias)
     config.validate_architecture()
-    with whole_folder(out) as folder:
-        copy_checkpoint(source, folder, model, processor, config)
+    copy_checkpoint(source, out, model, processor, config=config)
 
 
 __all__ = ["save_calibrated", "score_images"]

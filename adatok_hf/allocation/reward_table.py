@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..codec.codes_file import model_hash, whole_file
+from ..checkpoint import model_hash
+from ..files import whole_file, write_json
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 
 
@@ -28,7 +29,7 @@ class RewardTableInfo:
 
     Args:
         model (`str`): Folder or Hub id of the model.
-        model_hash (`str`): Its fingerprint without the policy, see [`~adatok_hf.codec.codes_file.model_hash`].
+        model_hash (`str`): Its fingerprint without the policy, see [`~adatok_hf.checkpoint.model_hash`].
         data (`str`): The images, as they were named.
         num_images (`int`): How many.
         budgets (`list[int]`): The budgets of the columns, ascending.
@@ -259,8 +260,7 @@ def build_reward_table(
         if (folder / INFO_NAME).is_file():
             _check_same(read_info(folder), info, folder)
         else:
-            with whole_file(folder / INFO_NAME) as path:
-                path.write_text(json.dumps(asdict(info), indent=2) + "\n", encoding="utf-8")
+            write_json(folder / INFO_NAME, asdict(info))
     paths = part_paths(folder, info)
     todo = [index for index, path in enumerate(paths) if not path.is_file()]
     todo = todo[state.process_index :: state.num_processes]

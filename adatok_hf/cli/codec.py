@@ -1,6 +1,5 @@
 """Pictures to codes and back: reconstruct, encode, decode and push."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,6 @@ from .common import (
     ModelOption,
     WeightsOption,
     app,
-    finite,
     load_lpips,
     load_model,
     parse_budget,
@@ -50,8 +48,9 @@ def reconstruct_command(
     device: DeviceOption = None,
 ):
     """Encode and decode pictures, and show what each budget costs and keeps."""
-    from ..codec.codes_file import whole_file
-    from ..codec.reconstruct import draw_grid, format_table, mean_results, measure, reconstruct
+    from ..codec.grid import draw_grid
+    from ..codec.reconstruct import format_table, mean_results, measure, reconstruct
+    from ..files import whole_file, write_json
 
     check_cost_bias(cost_bias)
     prepare_folder(out)
@@ -71,8 +70,7 @@ def reconstruct_command(
     with whole_file(out / "grid.png") as path:
         draw_grid(rows).save(path)
     report = {"model": model_id, "rows": [r.to_dict() for r in results], "means": [r.to_dict() for r in means]}
-    with whole_file(out / "results.json") as path:
-        path.write_text(json.dumps(finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(out / "results.json", report)
     typer.echo(format_table(results + means))
     if reason:
         say(f"LPIPS is left out: {reason}")
@@ -93,7 +91,8 @@ def encode(
     """Turn pictures into a file of image codes."""
     import torch
 
-    from ..codec.codes_file import ImageCodes, check_codes_path, model_hash
+    from ..checkpoint import model_hash
+    from ..codec.codes_file import ImageCodes, check_codes_path
     from ..codec.reconstruct import bits_per_pixel
 
     check_codes_path(out)
@@ -142,7 +141,9 @@ def decode(
     import torch
     from tqdm import tqdm
 
-    from ..codec.codes_file import ImageCodes, model_hash, whole_file
+    from ..checkpoint import model_hash
+    from ..codec.codes_file import ImageCodes
+    from ..files import whole_file
 
     codes = ImageCodes.load(codes_file)
     prepare_folder(out)
@@ -175,7 +176,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a repository that only you see.")] = False,
 ):
     """Send a checkpoint to the Hugging Face Hub, code and model card included."""
-    from ..hub import push as push_checkpoint
+    from ..checkpoint import push_checkpoint
 
     typer.echo(push_checkpoint(checkpoint, repo_id, private=private))
 
@@ -195,7 +196,7 @@ class ImageBatches:
     """
 
     def __init__(self, paths: list[Path], processor):
-        from ..images import ImageFileError, find_images
+        from ..data import ImageFileError, find_images
 
         self.processor = processor
         self.files: dict[Path, str] = {}  # and the names to report; a file given twice counts once
@@ -238,7 +239,7 @@ class ImageBatches:
     def _read(self, file: Path) -> tuple[tuple[int, int], "torch.Tensor"]:  # noqa: F821
         from PIL import ImageOps
 
-        from ..images import load_image
+        from ..data import load_image
 
         image = load_image(file)
         try:

@@ -1,6 +1,5 @@
 """The application, the options that commands share, and what they do alike."""
 
-import math
 import sys
 import tempfile
 from pathlib import Path
@@ -53,7 +52,7 @@ def load_model(model: str | None, device: str | None):
     from transformers.utils import logging
 
     from .. import default_checkpoint
-    from ..hub import load_checkpoint
+    from ..checkpoint import load_checkpoint
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -107,15 +106,6 @@ def parse_budgets(text: str, config) -> list[int] | None:
     if "auto" in parts or "all" in parts:
         raise ValueError(f"auto and all stand alone in --budget; got {text!r}.")
     return list(dict.fromkeys(parse_budget(part, config) for part in parts))
-
-
-def finite(value):
-    """Replaces the infinite PSNR of a perfect picture by null: JSON has no infinity."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sentence(error: Exception) -> str:

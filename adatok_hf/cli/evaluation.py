@@ -98,7 +98,7 @@ def bench(
     the output is one JSON object.
     """
     from ..bench.bench import format_table, parse_sizes, run_benchmark
-    from ..codec.codes_file import whole_file
+    from ..files import write_json
 
     if out is not None:
         if out.is_dir():
@@ -114,8 +114,7 @@ def bench(
     result = {"model": model_id, **measured}
     line = json.dumps(result)
     if out is not None:
-        with whole_file(out) as path:
-            path.write_text(line + "\n", encoding="utf-8")
+        write_json(out, result, indent=None)
     typer.echo(format_table(result))
     typer.echo(line)
 
@@ -169,7 +168,7 @@ def study(
 
 def sample_pixel_values(processor) -> "torch.Tensor":  # noqa: F821
     """The pictures that come with the package, as `(pictures, 3, image_size, image_size)` in [-1, 1]."""
-    from ..images import find_images, load_image
+    from ..data import find_images, load_image
 
     files = find_images([Path(__file__).parent.parent / "samples"])
     return processor([load_image(file) for file in files], return_tensors="pt")["pixel_values"]

@@ -18,8 +18,8 @@ def export_command(
     model: ModelOption = None,
 ):
     """Write every head of a model as a PEFT adapter folder, budget_0032 and so on."""
-    from ..codec.codes_file import check_empty
     from ..conversion.heads import export_heads
+    from ..files import check_empty
 
     check_empty(out)
     prepare_folder(out.absolute().parent)
@@ -43,8 +43,8 @@ def import_command(
 ):
     """Make a copy of a model with some or all heads replaced by PEFT adapters that were trained on its decoder."""
     from .. import default_checkpoint
-    from ..codec.codes_file import check_empty
     from ..conversion.heads import find_adapters, import_heads, save_imported
+    from ..files import check_empty
     from ..hub import find_folder
 
     check_empty(out)

@@ -88,8 +88,8 @@ def calibrate(
     from .. import default_checkpoint
     from ..allocation.calibrate import save_calibrated, score_images
     from ..allocation.calibration import calibrate_cost_bias, check_mean_budget, choose_columns
-    from ..codec.codes_file import check_empty
     from ..data import load_image_dataset
+    from ..files import check_empty
     from ..hub import find_folder
 
     check_empty(out)

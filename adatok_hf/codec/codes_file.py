@@ -1,106 +1,20 @@
 """Files of image codes: safetensors or Parquet, bound to the model that made them."""
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import PreTrainedConfig
+
+from ..files import whole_file
 
 
 SUFFIXES = (".safetensors", ".parquet")
 FORMAT = "adatok-image-codes"
 TENSORS = ("image_codes", "budgets", "original_sizes")
 FACTS = {"model": str, "model_hash": str, "image_size": int, "codebook_size": int}
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to; renames it when all went well, removes it otherwise."""
-    path = Path(path)
-    temporary = path.with_name(f".adatok-{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def check_empty(out: str | Path):
-    """Raises `ValueError` unless a folder is absent or empty, so that no checkpoint is lost or mixed with another."""
-    out = Path(out)
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"The output folder {out} is not empty; name another one.")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"The output folder {out} is a file; name a folder.")
-
-
-@contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `path` to fill; renames it when all went well, removes it otherwise."""
-    path = Path(path).absolute()
-    temporary = path.with_name(f".adatok-{uuid.uuid4().hex}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if path.is_dir():
-            path.rmdir()  # refuses unless it is empty; not every system renames onto a folder
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def whole_files(folder: str | Path) -> Iterator[Path]:
-    """Gives a temporary folder inside `folder` to fill; moves each of its files up when all have been written."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        yield Path(temporary)
-        for file in sorted(Path(temporary).iterdir()):
-            file.replace(folder / file.name)
-
-
-def model_hash(model: torch.nn.Module) -> str:
-    """
-    Fingerprint of everything that gives image codes their meaning: the architecture and all weights but the policy's
-    and its cost bias, so that a policy trained or calibrated later on the same tokenizer still reads the codes.
-
-    Args:
-        model ([`AdaTokModel`]): The model.
-
-    Returns:
-        `str`: 64 hexadecimal digits.
-    """
-    digest = hashlib.sha256(json.dumps(architecture(model.config), sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith("policy."):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def architecture(config: PreTrainedConfig) -> dict:
-    """
-    What a configuration says of the tokenizer. A switch left at its default is not mentioned, so that a switch which
-    a later version adds changes no fingerprint.
-    """
-    facts = {}
-    for name in type(config).__annotations__:
-        value, default = getattr(config, name), config.__dataclass_fields__[name].default
-        is_untouched = value is default and (default is None or isinstance(default, bool))
-        if not is_untouched and "policy" not in name and name != "cost_bias":
-            facts[name] = architecture(value) if isinstance(value, PreTrainedConfig) else value
-    return facts
 
 
 @dataclass
@@ -120,7 +34,7 @@ class ImageCodes:
         model (`str`):
             Folder or Hub id of the model that made the codes.
         model_hash (`str`):
-            Its fingerprint, see [`model_hash`].
+            Its fingerprint, see [`~adatok_hf.checkpoint.model_hash`].
         image_size (`int`):
             Height and width in pixels of the pictures that decoding gives.
         codebook_size (`int`):
@@ -330,4 +244,4 @@ def _load_parquet(path: Path) -> tuple[dict, dict]:
     return {"image_codes": codes, "budgets": torch.tensor(columns["budget"]), "original_sizes": sizes}, facts
 
 
-__all__ = ["ImageCodes", "check_codes_path", "model_hash", "whole_file", "whole_files", "whole_folder"]
+__all__ = ["ImageCodes", "check_codes_path"]

@@ -17,15 +17,16 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..allocation.calibration import choose_columns
-from ..codec.codes_file import model_hash, whole_file
+from ..checkpoint import model_hash, policy_hash
 from ..codec.reconstruct import bits_per_pixel
+from ..files import hash_file, whole_file, write_json
 from ..metrics.inception import INCEPTION_FILE, MIN_IMAGES
 from ..metrics.pairs import PairMetrics
 from ..metrics.perceptual import BACKBONE_FILES, DOWNLOADED_FILES
 from ..modeling import AdaTokModel
 from .codecs import CompressedBatch, check_codecs
 from .protocol import Protocol
-from .reference import describe_evaluator, describe_preprocessing, find_weights, hash_file
+from .reference import describe_evaluator, describe_preprocessing, find_weights
 
 
 METRICS = ("rfid", "kid", "lpips", "psnr", "ssim")
@@ -213,8 +214,7 @@ class EvaluationRun:
         with PartialState().main_process_first():
             self.folder.mkdir(parents=True, exist_ok=True)
             if not path.is_file():
-                with whole_file(path) as temporary:
-                    temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+                write_json(path, facts)
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
@@ -367,16 +367,6 @@ def hash_images(images: torch.Tensor) -> torch.Tensor:
     """SHA-256 of each uint8 image's bytes, row by row and RGB within: `(batch, 32)`, uint8."""
     rows = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return torch.tensor([list(hashlib.sha256(image.tobytes()).digest()) for image in rows], dtype=torch.uint8)
-
-
-def policy_hash(model: AdaTokModel) -> str:
-    """
-    SHA-256 of the policy's weights and its cost bias, which [`~adatok_hf.codec.codes_file.model_hash`] leaves out.
-    """
-    digest = hashlib.sha256(f"{model.config.cost_bias} {model.config.is_policy_trained}".encode())
-    for name, tensor in sorted(model.policy.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def library_versions() -> dict[str, str | None]:

@@ -10,14 +10,15 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import Dataset
 
-from ..codec.codes_file import model_hash, whole_file
+from ..checkpoint import model_hash, policy_hash
 from ..codec.reconstruct import bits_per_pixel
+from ..files import write_json
 from ..metrics.inception import MIN_IMAGES, FeatureStatistics, frechet_distance, kernel_distance, load_inception
 from ..metrics.perceptual import load_lpips
 from ..modeling import AdaTokModel
 from ..tables import align_columns
 from .codecs import curve_qualities
-from .evaluate import AUTO, EvaluationRun, EvaluationSettings, hash_weights, library_versions, policy_hash
+from .evaluate import AUTO, EvaluationRun, EvaluationSettings, hash_weights, library_versions
 from .quality_plots import draw_extremes, plot_quality
 from .reference import (
     Provenance,
@@ -100,7 +101,7 @@ def evaluate_checkpoint(
     report = facts | {"weights": weights, "reference": statistics and asdict(statistics.provenance)} | report
     if save_reference is not None:
         to_reference(real, report, weights["inception"]).save(save_reference)
-    write_results(report, out)
+    write_json(Path(out) / "results.json", report)  # null stands for what was not measured
     plot_quality(report, out)
     draw_extremes(run, out)
     return report
@@ -308,15 +309,9 @@ def _describe_fit(codec: dict) -> str:
     return f"{smallest}; images that fit in the bytes of a budget: {fitting}."
 
 
-def write_results(report: dict, out: str | Path):
-    """Writes `results.json`, whole or not at all; `null` stands for what was not measured."""
-    with whole_file(Path(out) / "results.json") as path:
-        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def last_line(report: dict) -> str:
     """The rows as one line of JSON, for other programs."""
     return json.dumps({name: report[name] for name in ("model", "num_images", "image_list_hash", "rows")})
 
 
-__all__ = ["evaluate_checkpoint", "format_table", "last_line", "summarize", "to_reference", "write_results"]
+__all__ = ["evaluate_checkpoint", "format_table", "last_line", "summarize", "to_reference"]

@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..codec.codes_file import whole_file
-from ..codec.reconstruct import GridRow, Reconstruction, draw_grid, psnr
+from ..codec.grid import GridRow, Reconstruction, draw_grid
+from ..codec.reconstruct import psnr
+from ..files import whole_file
 from ..study.plots import STYLE
 from .evaluate import AUTO, EvaluationRun, to_uint8
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..codec.codes_file import whole_file
+from ..files import hash_file, whole_file
 
 
 FORMAT = "adatok-reference-statistics"
@@ -156,15 +156,6 @@ def describe_evaluator(weights: Path) -> dict[str, str]:
         "weights": weights.name,
         "weights_sha256": hash_file(weights),
     }
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def hash_image_list(image_hashes: torch.Tensor) -> str:

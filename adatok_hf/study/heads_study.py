@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import set_seed
 
 from ..allocation.reward_table import measure_budgets
-from ..codec.codes_file import model_hash, whole_file
+from ..checkpoint import load_checkpoint, model_hash
 from ..data import ImageCollator, load_image_dataset
-from ..hub import load_checkpoint
+from ..files import write_json
 from ..metrics.perceptual import load_lpips
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 from ..tables import align_columns
@@ -304,8 +304,7 @@ def run_heads_study(
         "settings": asdict(settings),
         "rows": _rows(measured, budgets),
     }
-    with whole_file(Path(out) / RESULT_NAME) as temporary:
-        temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(Path(out) / RESULT_NAME, result)
     return result
 
 
@@ -391,8 +390,7 @@ def _store(path: Path, settings: HeadsStudySettings, arm: str, values: dict[str,
             f"The training of the arm {arm!r} diverged: its measures are not finite. Lower --learning_rate, which is "
             f"{settings.learning_rate}."
         )
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps({"settings": asdict(settings), **values}) + "\n", encoding="utf-8")
+    write_json(path, {"settings": asdict(settings), **values}, indent=None)
 
 
 def _read(path: Path, settings: HeadsStudySettings) -> dict[str, list[list[float]]]:

@@ -13,7 +13,7 @@ import transformers
 from tqdm import tqdm
 
 from ..allocation.reward_table import RewardTable
-from ..codec.codes_file import whole_file
+from ..files import whole_file
 from ..modeling import AdaTokConfig
 from ..modeling.modeling_adatok import AdaTokPolicy
 from .ablations import (

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ..codec.codes_file import whole_file
+from ..files import whole_file
 
 
 ARGUMENTS = (

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..allocation.reward_table import RewardTable
-from ..codec.codes_file import whole_file
+from ..files import whole_file
 from ..modeling import AdaTokConfig
 from ..modeling.modeling_adatok import AdaTokPolicy
 from .controls import predict_fidelity

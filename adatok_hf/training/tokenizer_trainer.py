@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from ..codec.codes_file import whole_files
+from ..files import whole_files
 from ..metrics.perceptual import load_lpips
 from ..model_card import model_card
 from ..modeling import AdaTokModel

@@ -1,6 +1,5 @@
 """Stage 2: from a recipe to a checkpoint with a policy, `adatok train policy`."""
 
-import json
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
@@ -9,19 +8,16 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from huggingface_hub import ModelCard
-from safetensors import safe_open
-from safetensors.torch import save_file
 from transformers import PrinterCallback, set_seed
 
 from .. import default_checkpoint
 from ..allocation.calibration import choose_columns
 from ..allocation.reward_table import RewardTable, build_reward_table
-from ..codec.codes_file import whole_files
+from ..checkpoint import copy_checkpoint, load_checkpoint, read_metrics
 from ..data import load_image_dataset
-from ..hub import CARD_NAME, METRICS_NAME, copy_checkpoint, find_folder, load_checkpoint, read_metrics
+from ..hub import find_folder
 from ..metrics.perceptual import load_lpips
-from ..model_card import model_card
+from ..model_card import model_card, read_license
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 from ..modeling.modeling_adatok import AdaTokPolicy
 from .policy_trainer import AdaTokPolicyTrainer, PolicyTrainingArguments
@@ -236,35 +232,19 @@ def export_policy(
         model ([`AdaTokModel`]): The checkpoint's model; it stays as it is.
         processor ([`AdaTokImageProcessor`]): The checkpoint's image processor.
         policy ([`AdaTokPolicy`]): The new policy.
-        output_dir (`str` or `Path`): Where to. Each file is replaced only when all have been written.
+        output_dir (`str` or `Path`): Where to, see [`~adatok_hf.checkpoint.copy_checkpoint`].
         metrics (`dict[str, float]`): `mean_budget` and the quality of the policy's choice, for the card.
         facts (`dict[str, str]`): See [`policy_facts`].
     """
     state = {f"policy.{name}": value for name, value in policy.state_dict().items()}
     config = deepcopy(model.config)
     config.is_policy_trained, config.cost_bias = True, 0.0
-    with whole_files(output_dir) as folder:
-        copy_checkpoint(source, folder, model, processor, config)
-        for path in folder.glob("*.safetensors"):
-            _replace_tensors(path, state)
-        report = read_metrics(source) or {}
-        rows = [row for row in report.get("rows", []) if row["budget"] != "auto"]
-        rows.append({"budget": "auto", **{key: metrics[key] for key in ("mean_budget", "psnr", "lpips")}})
-        report = report | {"rows": rows, "training": report.get("training", {}) | facts}
-        (folder / METRICS_NAME).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        card = folder / CARD_NAME
-        license = ModelCard.load(card).data.license if card.is_file() else None
-        text = model_card(config, Path(output_dir).name, report, license=license or "apache-2.0")
-        card.write_text(text, encoding="utf-8")
-        load_checkpoint(folder)
-
-
-def _replace_tensors(path: Path, state: dict[str, torch.Tensor]):
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    tensors |= {name: value.to(tensors[name].dtype) for name, value in state.items() if name in tensors}
-    save_file(tensors, path, metadata=metadata)
+    report = read_metrics(source) or {}
+    rows = [row for row in report.get("rows", []) if row["budget"] != "auto"]
+    rows.append({"budget": "auto", **{key: metrics[key] for key in ("mean_budget", "psnr", "lpips")}})
+    report = report | {"rows": rows, "training": report.get("training", {}) | facts}
+    card = model_card(config, Path(output_dir).name, report, license=read_license(source))
+    copy_checkpoint(source, output_dir, model, processor, config=config, tensors=state, metrics=report, card=card)
 
 
 def main(argv: Sequence[str] | None = None):

@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 from transformers import set_seed
 
+from ..checkpoint import load_checkpoint
 from ..data import ImageCollator, load_image_dataset
-from ..hub import load_checkpoint
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
 from .recipe import checkpoint_to_resume, run_recipe
 from .tokenizer_arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments

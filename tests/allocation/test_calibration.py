@@ -13,9 +13,9 @@ from torch import nn
 import adatok_hf.modeling
 from adatok_hf.allocation.calibrate import save_calibrated, score_images
 from adatok_hf.allocation.calibration import calibrate_cost_bias, choose_columns
+from adatok_hf.checkpoint import load_checkpoint, model_hash
 from adatok_hf.cli import main
-from adatok_hf.codec.codes_file import model_hash, whole_folder
-from adatok_hf.hub import load_checkpoint
+from adatok_hf.files import whole_folder
 
 
 BUDGETS = [4, 8, 16]

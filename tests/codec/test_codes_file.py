@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adatok_hf.codec.codes_file import ImageCodes, model_hash, whole_file
+from adatok_hf.checkpoint import model_hash
+from adatok_hf.codec.codes_file import ImageCodes
+from adatok_hf.files import whole_file
 
 
 SUFFIXES = [".safetensors", ".parquet"]

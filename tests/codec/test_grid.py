@@ -9,17 +9,8 @@ from PIL import Image
 from torch import nn
 
 from adatok_hf.cli import main
-from adatok_hf.codec.reconstruct import (
-    BAR,
-    CHOSEN_BAR,
-    GREY,
-    MARGIN,
-    GridRow,
-    Reconstruction,
-    draw_grid,
-    measure,
-    reconstruct,
-)
+from adatok_hf.codec.grid import BAR, CHOSEN_BAR, GREY, MARGIN, GridRow, Reconstruction, draw_grid
+from adatok_hf.codec.reconstruct import measure, reconstruct
 
 
 CELL = 160  # five times 32

@@ -13,12 +13,11 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from adatok_hf.checkpoint import architecture, load_checkpoint
 from adatok_hf.cli import main
-from adatok_hf.codec.codes_file import architecture
 from adatok_hf.conversion import convert_checkpoint
 from adatok_hf.conversion.source import OriginalCheckpoint, read_original
 from adatok_hf.conversion.titok import convert_original
-from adatok_hf.hub import load_checkpoint
 
 
 NESTED = [name for name in WEIGHTS if name.startswith("one-d-piece")]

@@ -14,10 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from adatok_hf import AdaTokModel
+from adatok_hf.checkpoint import load_checkpoint, model_hash
 from adatok_hf.cli import main
-from adatok_hf.codec.codes_file import model_hash
 from adatok_hf.conversion.heads import base_decoder, export_heads, import_heads
-from adatok_hf.hub import load_checkpoint
 
 
 NAMES = ["budget_0004", "budget_0008", "budget_0016"]

@@ -9,11 +9,11 @@ import yaml
 from PIL import Image
 
 from adatok_hf.allocation.reward_table import RewardTable, build_reward_table
+from adatok_hf.checkpoint import load_checkpoint
 from adatok_hf.cli import main
 from adatok_hf.codec.codes_file import ImageCodes
 from adatok_hf.conversion import convert_checkpoint
 from adatok_hf.data import load_image_dataset
-from adatok_hf.hub import load_checkpoint
 from adatok_hf.training.train_policy import main as train_policy
 
 

@@ -15,7 +15,8 @@ from adatok_hf.cli import main
 from adatok_hf.codec.reconstruct import bits_per_pixel, psnr
 from adatok_hf.evaluation import evaluate
 from adatok_hf.evaluation.evaluate import EvaluationRun, parse_budgets, whole_bytes
-from adatok_hf.evaluation.reference import ReferenceStatistics, hash_file
+from adatok_hf.evaluation.reference import ReferenceStatistics
+from adatok_hf.files import hash_file
 from adatok_hf.metrics.inception import INCEPTION_FILE
 
 

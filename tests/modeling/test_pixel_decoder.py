@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from adatok_hf import AdaTokConfig, AdaTokModel, default_checkpoint
-from adatok_hf.codec.codes_file import architecture, model_hash
+from adatok_hf.checkpoint import architecture, model_hash
 from adatok_hf.modeling.configuration_adatok import AdaTokPixelDecoderConfig
 
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoImageProcessor, AutoModel
 
 from adatok_hf.allocation.reward_table import RewardTable
-from adatok_hf.images import find_images, load_image
+from adatok_hf.data import find_images, load_image
 from adatok_hf.metrics.perceptual import load_lpips
 from adatok_hf.model_card import model_card
 from adatok_hf.training import train_policy as policy

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adatok_hf.images import MAX_PIXELS, ImageFileError, find_images, load_image
+from adatok_hf.data import MAX_PIXELS, ImageFileError, find_images, load_image
 
 
 SAMPLES = Path(__file__).parents[1] / "adatok_hf" / "samples"

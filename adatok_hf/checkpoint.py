@@ -1,0 +1,334 @@
+"""Complete checkpoints: loading, writing, copying, pushing and telling them apart. No other file writes one."""
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import AutoImageProcessor, PreTrainedConfig
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
+
+from . import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
+from .files import first_line, read_json, whole_files, whole_folder, write_json
+from .hub import complete_repo_id, find_folder, push_folder, require_token
+from .model_card import CARD_NAME, model_card
+
+
+METRICS_NAME = "metrics.json"
+Processor = AdaTokImageProcessor | AdaTokImageProcessorPil
+
+
+def load_checkpoint(
+    checkpoint: str | Path, *, revision: str | None = None, token: str | None = None
+) -> tuple[AdaTokModel, Processor]:
+    """
+    Loads a complete checkpoint, or says what is wrong with it. Only the code of this package runs, never the
+    checkpoint's own.
+
+    Args:
+        checkpoint (`str` or `Path`): Folder, or repository id on the Hub.
+        revision (`str`, *optional*): Branch, tag or commit, for a repository id.
+        token (`str`, *optional*): Hub token; the one of `hf auth login` or `HF_TOKEN` when unset.
+
+    Returns:
+        `tuple`: the model, in evaluation mode, and its image processor.
+
+    Raises:
+        `ValueError`: if the checkpoint cannot be found or reached, is none of AdaTok, is damaged, lacks tensors or has
+            wrong or superfluous ones, or if its processor does not fit the model.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf import default_checkpoint
+    >>> from adatok_hf.checkpoint import load_checkpoint
+
+    >>> model, processor = load_checkpoint(default_checkpoint())
+    >>> processor.crop_size["height"] == model.config.image_size
+    True
+
+    ```"""
+    return _load_folder(find_folder(checkpoint, revision, token), checkpoint)
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: AdaTokModel,
+    processor: Processor,
+    *,
+    metrics: dict | None = None,
+    license: str | None = None,
+    state_dict: dict[str, torch.Tensor] | None = None,
+):
+    """
+    Writes a model as a complete checkpoint: weights, configuration, the code to load them, image processor, metrics
+    and card. What is there is replaced only when all of it has been written.
+
+    Args:
+        folder (`str` or `Path`): Where to; made if need be.
+        model ([`AdaTokModel`]): The model.
+        processor ([`AdaTokImageProcessor`]): Its image processor.
+        metrics (`dict`, *optional*): For `metrics.json` and the card, see [`model_card`].
+        license (`str`, *optional*): Licence identifier of the Hub, see
+            [`~adatok_hf.model_card.read_license`]; `apache-2.0` if not given.
+        state_dict (`dict[str, torch.Tensor]`, *optional*): In place of the model's weights, in the precision to store.
+
+    Raises:
+        `ValueError`: if the folder is a file, or as [`model_card`].
+    """
+    card = model_card(model.config, Path(folder).name, metrics, license=license)
+    with _whole(folder) as temporary:
+        model.save_pretrained(temporary, state_dict=state_dict)
+        processor.save_pretrained(temporary)
+        _describe(temporary, metrics, card)
+
+
+def copy_checkpoint(
+    source: str | Path,
+    folder: str | Path,
+    model: AdaTokModel,
+    processor: Processor,
+    *,
+    config: AdaTokConfig | None = None,
+    tensors: dict[str, torch.Tensor] | None = None,
+    metrics: dict | None = None,
+    card: str | None = None,
+):
+    """
+    Copies a checkpoint with something in it replaced. Weights are the same byte for byte, in the precision that they
+    are stored in, but for the tensors that are replaced. The code beside them is that of this package, since what an
+    older checkpoint brings along may not know the configuration. What is there is replaced only when all of the copy
+    has been written.
+
+    Args:
+        source (`str` or `Path`): Folder of the checkpoint.
+        folder (`str` or `Path`): Where to; made if need be.
+        model ([`AdaTokModel`]): The checkpoint's model; it stays as it is.
+        processor ([`AdaTokImageProcessor`]): The checkpoint's image processor.
+        config ([`AdaTokConfig`], *optional*): For the copy; the model's if not given.
+        tensors (`dict[str, torch.Tensor]`, *optional*):
+            Replacements by name, each to be stored in the precision of what it replaces.
+        metrics (`dict`, *optional*): For `metrics.json`; the source's if not given, none if empty.
+        card (`str`, *optional*): The card; the source's, if it has one, if not given.
+
+    Raises:
+        `ValueError`: if the folder is a file, or the source has no such tensor.
+    """
+    source, config = Path(source), config or model.config
+    kept = [source / name for name, given in ((METRICS_NAME, metrics), (CARD_NAME, card)) if given is None]
+    with _whole(folder) as temporary:
+        for path in (*_weight_files(source), *(path for path in kept if path.is_file())):
+            shutil.copyfile(path, temporary / path.name)
+        if tensors:
+            _replace_tensors(temporary, tensors)
+        custom_object_save(model, temporary, config=config)  # as `save_pretrained` does it, but without the weights
+        config.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        _describe(temporary, metrics, card)
+        if tensors:
+            _load_folder(temporary, folder)
+
+
+def push_checkpoint(
+    checkpoint: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    token: str | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload AdaTok",
+    metrics: dict | None = None,
+    renew_card: bool = False,
+) -> str:
+    """
+    Sends a checkpoint to the Hub in one commit: weights as they are stored, configurations, the code to load them and
+    a model card. Nothing is sent unless the checkpoint loads without a missing or superfluous tensor.
+
+    Args:
+        checkpoint (`str` or `Path`): Folder, or repository id on the Hub.
+        repo_id (`str`): Where to, as `namespace/name`, or `name` for one's own namespace. Created if need be.
+        private (`bool`, *optional*, defaults to `False`): Whether a created repository is private.
+        token (`str`, *optional*): Hub token with write access; the one of `hf auth login` or `HF_TOKEN` when unset.
+        revision (`str`, *optional*): Branch to commit to, `main` when unset. Created if need be.
+        commit_message (`str`, *optional*): First line of the commit.
+        metrics (`dict`, *optional*): See [`model_card`]. Without it, what `metrics.json` beside the weights holds.
+        renew_card (`bool`, *optional*, defaults to `False`): Whether to replace a card the checkpoint has.
+
+    Returns:
+        `str`: URL of the repository.
+
+    Raises:
+        `ValueError`: as [`load_checkpoint`], and if the id is malformed, no token is found, the token has no right to
+            write there, or the Hub cannot be reached.
+    """
+    token = require_token(token)
+    repo_id = complete_repo_id(repo_id, token)
+    source = find_folder(checkpoint, None, token)
+    model, processor = _load_folder(source, checkpoint)
+    metrics = metrics or read_metrics(source)
+    if (source / CARD_NAME).is_file() and not renew_card:
+        card = (source / CARD_NAME).read_text(encoding="utf-8")
+        # A card written where the model was trained names its folder; the snippet must load from the repository.
+        card = re.sub(r'from_pretrained\("[^"/]+"', f'from_pretrained("{repo_id}"', card)
+    else:
+        card = model_card(model.config, repo_id, metrics)
+    with tempfile.TemporaryDirectory() as folder:
+        copy_checkpoint(source, folder, model, processor, metrics=metrics, card=card)
+        return push_folder(folder, repo_id, token, private=private, revision=revision, commit_message=commit_message)
+
+
+def model_hash(model: torch.nn.Module) -> str:
+    """
+    Fingerprint of everything that gives image codes their meaning: the architecture and all weights but the policy's
+    and its cost bias, so that a policy trained or calibrated later on the same tokenizer still reads the codes.
+
+    Args:
+        model ([`AdaTokModel`]): The model.
+
+    Returns:
+        `str`: 64 hexadecimal digits.
+    """
+    digest = hashlib.sha256(json.dumps(architecture(model.config), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith("policy."):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def architecture(config: PreTrainedConfig) -> dict:
+    """
+    What a configuration says of the tokenizer. A switch left at its default is not mentioned, so that a switch which
+    a later version adds changes no fingerprint.
+    """
+    facts = {}
+    for name in type(config).__annotations__:
+        value, default = getattr(config, name), config.__dataclass_fields__[name].default
+        is_untouched = value is default and (default is None or isinstance(default, bool))
+        if not is_untouched and "policy" not in name and name != "cost_bias":
+            facts[name] = architecture(value) if isinstance(value, PreTrainedConfig) else value
+    return facts
+
+
+def policy_hash(model: AdaTokModel) -> str:
+    """SHA-256 of the policy's weights and its cost bias, which [`model_hash`] leaves out."""
+    digest = hashlib.sha256(f"{model.config.cost_bias} {model.config.is_policy_trained}".encode())
+    for name, tensor in sorted(model.policy.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_metrics(folder: Path) -> dict | None:
+    """The content of `metrics.json` in a checkpoint folder, if there is one."""
+    path = folder / METRICS_NAME
+    return read_json(path) if path.is_file() else None
+
+
+def _whole(folder: str | Path) -> AbstractContextManager[Path]:
+    """A temporary folder to fill: a new folder appears at once, in one with other files each file is replaced."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"The output folder {folder} is a file; name a folder.")
+    if folder.is_dir() and any(folder.iterdir()):
+        return whole_files(folder)
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    return whole_folder(folder)
+
+
+def _describe(folder: Path, metrics: dict | None, card: str | None):
+    if metrics:
+        write_json(folder / METRICS_NAME, metrics)
+    if card is not None:
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The file of the weights, or their index and all that it names."""
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
+        return [folder / SAFE_WEIGHTS_NAME]
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    return [index, *(folder / name for name in sorted(set(read_json(index)["weight_map"].values())))]
+
+
+def _replace_tensors(folder: Path, tensors: dict[str, torch.Tensor]):
+    """Puts tensors in the place of those of the same names in the weights of a folder."""
+    left = set(tensors)
+    for path in _weight_files(folder):
+        if path.suffix != ".safetensors":
+            continue
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            stored = {name: file.get_tensor(name) for name in file.keys()}
+        for name in stored.keys() & left:
+            stored[name] = tensors[name].to(stored[name].dtype).contiguous()
+            left.remove(name)
+        save_file(stored, path, metadata=metadata)
+    if left:
+        raise ValueError(f"The weights to copy lack {min(left)}, which is to be replaced.")
+
+
+def _load_folder(folder: Path, name: str | Path) -> tuple[AdaTokModel, Processor]:
+    config = _load_config(folder, name)
+    model = _load_model(folder, config, name)
+    if not (folder / "preprocessor_config.json").is_file():
+        raise ValueError(f"{name} has no preprocessor_config.json; save the image processor beside the model.")
+    try:
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"The preprocessor_config.json of {name} cannot be used: {first_line(error)}") from error
+    if not isinstance(processor, Processor):
+        raise ValueError(f"The image processor of {name} must be an AdaTokImageProcessor; got {type(processor)}.")
+    made = (processor.crop_size["height"], processor.crop_size["width"])
+    if made != (config.image_size, config.image_size):
+        raise ValueError(f"The image processor of {name} makes images of {made}, the model takes {config.image_size}.")
+    return model, processor
+
+
+def _load_config(folder: Path, name: str | Path) -> AdaTokConfig:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{name} has no config.json, so it is no checkpoint.")
+    content = read_json(folder / "config.json")
+    if content.get("model_type") != AdaTokConfig.model_type:
+        raise ValueError(f"{name} is no AdaTok checkpoint: its model_type is {content.get('model_type')!r}.")
+    try:
+        return AdaTokConfig.from_pretrained(folder)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        reason = first_line(error.__cause__ or error)
+        raise ValueError(f"The config.json of {name} is not valid: {reason}") from error
+
+
+def _load_model(folder: Path, config: AdaTokConfig, name: str | Path) -> AdaTokModel:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the table that transformers prints says at length what is raised below
+    try:
+        model, info = AdaTokModel.from_pretrained(
+            folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f"The weights of {name} cannot be read: {first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if info["mismatched_keys"]:
+        tensor, found, expected = min(info["mismatched_keys"])
+        raise ValueError(
+            f"The weights of {name} do not fit its config.json: {tensor} has shape {tuple(found)} in place of "
+            f"{tuple(expected)}."
+        )
+    for kind, problem in (("missing_keys", "lack"), ("unexpected_keys", "have the superfluous")):
+        if info[kind]:
+            raise ValueError(
+                f"The weights of {name} do not fit its config.json: they {problem} {min(info[kind])}, the first of "
+                f"{len(info[kind])}."
+            )
+    return model
+
+
+__all__ = ["copy_checkpoint", "load_checkpoint", "model_hash", "push_checkpoint", "save_checkpoint"]

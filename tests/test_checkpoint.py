@@ -1,0 +1,115 @@
+"""Complete checkpoints: what is written, in which precision, and that nothing half done is ever seen."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from adatok_hf import AdaTokModel
+from adatok_hf.checkpoint import copy_checkpoint, load_checkpoint, model_hash, push_checkpoint, save_checkpoint
+from adatok_hf.model_card import read_license
+
+
+FILES = {
+    "README.md",
+    "config.json",
+    "configuration_adatok.py",
+    "image_processing_adatok.py",
+    "metrics.json",
+    "model.safetensors",
+    "modeling_adatok.py",
+    "preprocessor_config.json",
+}
+METRICS = {"rows": [{"budget": 4, "psnr": 20.0}], "training": {"steps": 1}}
+
+
+@pytest.fixture
+def half_checkpoint(tmp_path, tiny_model, processor):
+    """Its weights are stored in 16 bits and load in 32."""
+    halved = {n: v.half() if v.is_floating_point() else v for n, v in tiny_model.state_dict().items()}
+    save_checkpoint(tmp_path / "half", tiny_model, processor, metrics=METRICS, license="mit", state_dict=halved)
+    return tmp_path / "half"
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_saved_checkpoint_is_complete_and_loads_bit_for_bit(tmp_path, tiny_model, processor):
+    save_checkpoint(tmp_path / "deep" / "out", tiny_model, processor, metrics=METRICS, license="mit")
+    folder = tmp_path / "deep" / "out"
+    assert names(folder) == FILES
+    assert json.loads((folder / "metrics.json").read_text()) == METRICS and read_license(folder) == "mit"
+    assert model_hash(load_checkpoint(folder)[0]) == model_hash(tiny_model)
+
+
+def test_a_copy_is_the_same_byte_for_byte(tmp_path, half_checkpoint):
+    model, processor = load_checkpoint(half_checkpoint)
+    copy_checkpoint(half_checkpoint, tmp_path / "copy", model, processor)
+    assert names(tmp_path / "copy") == FILES
+    for name in FILES:
+        assert (tmp_path / "copy" / name).read_bytes() == (half_checkpoint / name).read_bytes(), name
+
+
+def test_replaced_tensors_keep_the_precision_of_the_file(tmp_path, half_checkpoint):
+    model, processor = load_checkpoint(half_checkpoint)
+    token = torch.full_like(model.decoder.mask_token.data, 0.3)
+    copy_checkpoint(
+        half_checkpoint, tmp_path / "copy", model, processor, tensors={"decoder.mask_token": token}, metrics={}
+    )
+    assert names(tmp_path / "copy") == FILES - {"metrics.json"}
+    before, after = (load_file(folder / "model.safetensors") for folder in (half_checkpoint, tmp_path / "copy"))
+    assert torch.equal(after.pop("decoder.mask_token"), token.half())
+    assert all(torch.equal(after[name], before[name]) for name in after)
+
+
+def test_a_tensor_that_is_not_there_cannot_be_replaced(tmp_path, half_checkpoint, one_sentence):
+    model, processor = load_checkpoint(half_checkpoint)
+    with one_sentence("lack no.such.tensor"):
+        copy_checkpoint(
+            half_checkpoint, tmp_path / "copy", model, processor, tensors={"no.such.tensor": torch.ones(1)}
+        )
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_push_sends_weights_in_the_precision_of_the_file(tmp_path, half_checkpoint, monkeypatch):
+    sent = {}
+
+    def record(folder, *args, **kwargs):
+        sent.update({path.name: path.read_bytes() for path in half_checkpoint.parent.joinpath(folder).iterdir()})
+        return "a URL"
+
+    monkeypatch.setattr("adatok_hf.checkpoint.push_folder", record)
+    assert push_checkpoint(half_checkpoint, "someone/half", token="hf_test") == "a URL"
+    assert sent.keys() == FILES
+    assert sent["model.safetensors"] == (half_checkpoint / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_failure_while_writing_leaves_what_was_there(tmp_path, tiny_model, processor, monkeypatch, exists):
+    folder = tmp_path / "out"
+    if exists:
+        folder.mkdir()
+        (folder / "notes.txt").write_text("mine")
+
+    def fail(*args, **kwargs):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(AdaTokModel, "save_pretrained", fail)
+    with pytest.raises(OSError, match="full"):
+        save_checkpoint(folder, tiny_model, processor)
+    assert names(tmp_path) == ({"out"} if exists else set()) and (not exists or names(folder) == {"notes.txt"})
+
+
+def test_other_files_of_the_folder_stay(tmp_path, tiny_model, processor):
+    (tmp_path / "checkpoint-100").mkdir()
+    (tmp_path / "config.json").write_text("old")
+    save_checkpoint(tmp_path, tiny_model, processor, metrics=METRICS)
+    assert names(tmp_path) == FILES | {"checkpoint-100"} and load_checkpoint(tmp_path)
+
+
+def test_a_file_is_no_folder_to_write_to(tmp_path, tiny_model, processor, one_sentence):
+    (tmp_path / "file").touch()
+    with one_sentence("is a file"):
+        save_checkpoint(tmp_path / "file", tiny_model, processor)
