@@ -1,18 +1,9 @@
-"""
-A converted model against the original code, in codes, pixels and speed, at full size. Needs a clone of that code, and
-what it imports (omegaconf, einops):
+"""A converted model against the original code, in codes, pixels and speed, at full size: `adatok check-conversion`."""
 
-    python -m adatok_hf.conversion.check_conversion --code CLONE --config CLONE/configs/infer/TiTok/titok_s128.yaml
-
-With `--weights` it takes a checkpoint; else both get the same random weights.
-"""
-
-import argparse
 import importlib
-import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,8 +11,8 @@ import torch
 from ..bench.instruments import time_interleaved
 from ..modeling import AdaTokModel
 from ..tables import align_columns
-from .source import OriginalCheckpoint, read_config, read_weights
-from .titok import convert_original
+from .source import read_weights
+from .titok import family_of
 
 
 ORIGINAL_CLASSES = {"titok": ("modeling.titok", "TiTok"), "one-d-piece": ("modeling.one_d_piece", "OneDPiece")}
@@ -52,11 +43,6 @@ def load_original(code: Path, config: dict, weights: Path | None = None, seed: i
     else:
         randomize(model, seed)
     return model.eval().requires_grad_(False)
-
-
-def family_of(config: dict) -> str:
-    """Which `--from` a configuration belongs to."""
-    return "one-d-piece" if config["model"].get("type") == "one_d_piece" else "titok"
 
 
 @torch.no_grad()
@@ -140,34 +126,3 @@ def format_rows(result: dict) -> str:
             cells = [f"{theirs:.0f}", f"{ours:.0f}", f"{theirs / ours:.2f}"]
         lines.append((row["call"], difference, *cells))
     return align_columns(lines)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the table and one line of JSON; exit code 2 and one line for bad input."""
-    parser = argparse.ArgumentParser(
-        "python -m adatok_hf.conversion.check_conversion", description=__doc__.splitlines()[1]
-    )
-    parser.add_argument("--code", type=Path, required=True, help="clone of the original repository; its code is run")
-    parser.add_argument("--config", type=Path, required=True, help="the model's YAML or JSON file")
-    parser.add_argument("--weights", type=Path, help="file of weights; random if not given")
-    parser.add_argument("--budgets", type=int, nargs="+", help="candidate budgets, the last all codes; default: eight")
-    parser.add_argument("--batch-size", type=int, default=2, help="images at once; default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds, 0 for none; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights; default: %(default)s")
-    chosen = parser.parse_args(arguments)
-    try:
-        config = read_config(chosen.config)
-        original = load_original(chosen.code, config, chosen.weights, chosen.seed)
-        checkpoint = OriginalCheckpoint(chosen.config.stem, False, original.state_dict(), config)
-        model = convert_original(checkpoint, family_of(config), chosen.budgets)
-    except (ValueError, OSError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    result = compare(original, model, make_images(chosen.batch_size, model.config.image_size), chosen.repeats)
-    print(format_rows(result))
-    print(json.dumps({"model": chosen.config.stem, "batch_size": chosen.batch_size, **result}))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

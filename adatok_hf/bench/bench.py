@@ -234,16 +234,6 @@ def _run(
     }
 
 
-def parse_sizes(text: str) -> list[int]:
-    """Reads batch sizes with commas between them; raises `ValueError` for anything else."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise ValueError(
-            f"Batch sizes must be whole numbers from 1 with commas between them, as 1,8,32; got {text!r}."
-        )
-    return [int(part) for part in parts]
-
-
 def choose_candidates(model: AdaTokModel, pictures: torch.Tensor | None) -> tuple[list[int], str]:
     """Budgets to draw batches from, and whether they are the policy's choices or the candidates in equal shares."""
     if pictures is None or not model.config.is_policy_trained:

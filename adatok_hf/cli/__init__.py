@@ -1,7 +1,6 @@
-"""The `adatok` command."""
+"""The `adatok` command: one file per command, named as the command."""
 
-from . import codec, conversion, evaluation, heads, training  # each adds its commands
-from .common import main
+from .app import main
 
 
-__all__ = ["codec", "conversion", "evaluation", "heads", "main", "training"]
+__all__ = ["main"]

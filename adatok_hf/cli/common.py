@@ -1,49 +1,8 @@
-"""The application, the options that commands share, and what they do alike."""
+"""What commands do alike: load a model, make a folder, say something."""
 
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
-
-import typer
-
-
-app = typer.Typer(
-    name="adatok",
-    help="An image tokenizer that decides how many tokens an image deserves.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-train_app = typer.Typer(help="Train a model from a recipe.", no_args_is_help=True)
-app.add_typer(train_app, name="train")
-
-ImagesArgument = Annotated[
-    list[Path], typer.Argument(metavar="IMG", help="Pictures, or folders with pictures.", show_default=False)
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(metavar="PATH_OR_REPO", help="Folder or Hub id of the model; the embedded one if not given."),
-]
-WeightsOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder with the LPIPS weights; else ADATOK_WEIGHTS_DIR.")
-]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the GPU, if any, if not given.")]
-
-
-def main(arguments: list[str] | None = None):
-    """
-    Console entry point. Exit codes: 0 all well, 1 some pictures were skipped, 2 bad input.
-
-    Args:
-        arguments (`list[str]`, *optional*): The command line without the program's name; `sys.argv` if not given.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        app(arguments, prog_name="adatok", obj=arguments)
-    except (ValueError, OSError, ImportError) as error:
-        say(f"error: {sentence(error)}")
-        sys.exit(2)
 
 
 def load_model(model: str | None, device: str | None):
@@ -83,29 +42,6 @@ def prepare_folder(path: Path):
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise ValueError(f"Cannot write to the output folder {path}: {error.strerror}.") from error
-
-
-def parse_budget(text: str, config) -> int | None:
-    """Reads `auto` (as `None`) or one budget; raises `ValueError` for anything else."""
-    if text == "auto":
-        return None
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= config.num_latent_tokens:
-        raise ValueError(
-            f"A budget must be a whole number between 1 and {config.num_latent_tokens}, or auto; got {text!r}."
-        )
-    return int(text)
-
-
-def parse_budgets(text: str, config) -> list[int] | None:
-    """Reads `auto` (as `None`), `all`, or budgets with commas between them; raises `ValueError` for anything else."""
-    if text == "all":
-        return list(config.budgets)
-    if text == "auto":
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if "auto" in parts or "all" in parts:
-        raise ValueError(f"auto and all stand alone in --budget; got {text!r}.")
-    return list(dict.fromkeys(parse_budget(part, config) for part in parts))
 
 
 def sentence(error: Exception) -> str:

@@ -1,35 +1,30 @@
-"""The heads as adapters that the PEFT library reads and writes: heads export and heads import."""
+"""`adatok heads export` and `adatok heads import`: the heads as adapters that the PEFT library reads and writes."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .common import ModelOption, app, load_model, prepare_folder
+from .common import load_model, prepare_folder
+from .options import ModelOption
 
 
-heads_app = typer.Typer(help="Exchange the decoder's heads with the PEFT library.", no_args_is_help=True)
-app.add_typer(heads_app, name="heads")
-
-
-@heads_app.command(name="export")
-def export_command(
+def export_heads(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the adapter folders go.")],
     model: ModelOption = None,
 ):
     """Write every head of a model as a PEFT adapter folder, budget_0032 and so on."""
-    from ..conversion.heads import export_heads
+    from ..conversion import heads
     from ..files import check_empty
 
     check_empty(out)
     prepare_folder(out.absolute().parent)
     network, model_id, _ = load_model(model, "cpu")
-    export_heads(network, out, model_id)
+    heads.export_heads(network, out, model_id)
     typer.echo(f"{len(network.config.budgets)} heads written to {out}")
 
 
-@heads_app.command(name="import")
-def import_command(
+def import_heads(
     adapters: Annotated[
         str,
         typer.Argument(
@@ -43,14 +38,14 @@ def import_command(
 ):
     """Make a copy of a model with some or all heads replaced by PEFT adapters that were trained on its decoder."""
     from .. import default_checkpoint
-    from ..conversion.heads import find_adapters, import_heads, save_imported
+    from ..conversion import heads
     from ..files import check_empty
     from ..hub import find_folder
 
     check_empty(out)
     prepare_folder(out.absolute().parent)
     network, model_id, processor = load_model(model, "cpu")
-    replaced = ", ".join(map(str, import_heads(network, find_adapters(adapters))))
+    replaced = ", ".join(map(str, heads.import_heads(network, heads.find_adapters(adapters))))
     facts = {"heads": f"those of the budgets {replaced} imported from {adapters}, the rest as in {model_id}"}
-    save_imported(find_folder(model or default_checkpoint()), out, network, processor, facts)
+    heads.save_imported(find_folder(model or default_checkpoint()), out, network, processor, facts)
     typer.echo(f"Heads of the budgets {replaced} imported from {adapters}, written to {out}")

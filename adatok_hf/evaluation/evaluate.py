@@ -100,49 +100,6 @@ class EvaluationSettings:
                 raise ValueError(f"{metric} needs at least {least:,} images; got {num_images:,}: {way_out}.")
 
 
-def parse_budgets(text: str, config) -> list[int | str]:
-    """
-    Reads budgets with commas between them; `all` stands for the candidates, `auto` for the policy's choice.
-
-    Args:
-        text (`str`): As in `"auto,all,10"`.
-        config ([`AdaTokConfig`]): The architecture.
-
-    Returns:
-        `list[int | str]`: none twice, ascending, `"auto"` last.
-
-    Raises:
-        `ValueError`: if a budget is no whole number in `1 .. num_latent_tokens`, or the policy is not trained.
-
-    Example:
-
-    ```python
-    >>> from adatok_hf import AdaTokConfig
-    >>> from adatok_hf.evaluation.evaluate import parse_budgets
-
-    >>> parse_budgets("auto,all,10", AdaTokConfig(budgets=[64, 256], is_policy_trained=True))
-    [10, 64, 256, 'auto']
-
-    ```"""
-    numbers, auto = set(), False
-    for part in (part.strip() for part in text.split(",")):
-        if part == "all":
-            numbers |= set(config.budgets)
-        elif part == AUTO:
-            auto = True
-        elif part.isascii() and part.isdigit() and 1 <= int(part) <= config.num_latent_tokens:
-            numbers.add(int(part))
-        else:
-            raise ValueError(
-                f"--budgets must be auto, all or whole numbers from 1 to {config.num_latent_tokens}; got {part!r}."
-            )
-    if auto and not config.is_policy_trained:
-        raise ValueError(
-            "The policy of this model has not been trained, so it has no budget `auto`; name budgets: --budgets all."
-        )
-    return [*sorted(numbers), *([AUTO] if auto else [])]
-
-
 def to_uint8(pixel_values: torch.Tensor) -> torch.Tensor:
     """Clips pixel values to [-1, 1] and rounds them to 0..255; `ValueError` if there is NaN among them."""
     if pixel_values.isnan().any():
@@ -416,4 +373,4 @@ def start_processes(device: str | None) -> str | None:
     return str(state.device) if device is None and state.num_processes > 1 else device
 
 
-__all__ = ["EvaluationRun", "EvaluationSettings", "hash_weights", "parse_budgets", "start_processes"]
+__all__ = ["EvaluationRun", "EvaluationSettings", "hash_weights", "start_processes"]

@@ -72,6 +72,10 @@ def evaluate_checkpoint(
     facts = {"model": "", "data": "", "split": "", "command": ""} | (facts or {})
     if settings.protocol is not None:
         settings.protocol.check_model(model.config.image_size)
+    if AUTO in settings.budgets and not model.config.is_policy_trained:
+        raise ValueError(
+            "The policy of this model has not been trained, so it has no budget `auto`; name budgets: --budgets all."
+        )
     settings.check_images(len(dataset), facts["data"] or "the data")
     statistics = _load_reference(settings, reference, save_reference)
     first = PartialState().is_main_process

@@ -1,11 +1,5 @@
-"""
-Our metrics against the standard libraries, called directly, on two folders of images:
+"""Our metrics against the standard libraries, called directly, on two folders of images: `adatok check-metrics`."""
 
-    python -m adatok_hf.metrics.check_metrics ORIGINALS RECONSTRUCTIONS --weights-dir WEIGHTS
-"""
-
-import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,33 +130,8 @@ def _by_pairs(pairs: list[tuple[Path, Path]], metrics, weights_dir) -> dict[str,
     return {name: float(np.mean(column)) for name, column in values.items()}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Prints the table; exit code 2 and one line for bad input."""
-    parser = argparse.ArgumentParser(description="Our metrics against the standard libraries, on two folders.")
-    parser.add_argument("references", help="folder of the original images, PNG or JPEG")
-    parser.add_argument("reconstructions", help="folder of their reconstructions under the same names")
-    parser.add_argument("--metrics", default=",".join(METRICS), help="default: %(default)s")
-    parser.add_argument(
-        "--weights-dir", help="folder of the networks' weights; default: ADATOK_WEIGHTS_DIR or download"
-    )
-    parser.add_argument("--kid-subset-size", type=int, default=1000, help="default: %(default)s")
-    chosen = parser.parse_args(arguments)
-    try:
-        rows = compare_with_libraries(
-            chosen.references,
-            chosen.reconstructions,
-            metrics=chosen.metrics.split(","),
-            weights_dir=chosen.weights_dir,
-            kid_subset_size=chosen.kid_subset_size,
-        )
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{'metric':8}{'ours':>14}{'library':>14}{'difference':>13}")
-    for row in rows:
-        print(f"{row.metric:8}{row.ours:14.6f}{row.library:14.6f}{row.difference:13.1e}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def format_comparisons(rows: Sequence[Comparison]) -> str:
+    """Lays out comparisons as a table of plain text."""
+    lines = [f"{'metric':8}{'ours':>14}{'library':>14}{'difference':>13}"]
+    lines += [f"{row.metric:8}{row.ours:14.6f}{row.library:14.6f}{row.difference:13.1e}" for row in rows]
+    return "\n".join(lines)

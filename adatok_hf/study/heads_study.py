@@ -2,8 +2,6 @@
 
 import copy
 import json
-import sys
-from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -331,45 +329,6 @@ def format_heads_table(result: dict) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None):
-    """
-    Runs the study, prints its table and, as the last line, its result as JSON.
-
-    Args:
-        argv (`Sequence[str]`, *optional*):
-            The arguments of [`run_heads_study`], `--steps 300`. Defaults to the process's own.
-    """
-    parser = ArgumentParser(
-        prog="python -m adatok_hf.study.heads_study",
-        description=__doc__,
-        argument_default=SUPPRESS,
-        allow_abbrev=False,
-    )
-    for name, what in (
-        ("checkpoint", "Folder or Hub id of the model to start from."),
-        ("train_data", "Image folder, parquet files or Hub dataset."),
-        ("eval_data", "The same, for held-out images."),
-        ("out", "Folder for the result; an unfinished study is continued."),
-    ):
-        parser.add_argument(f"--{name}", required=True, help=what)
-    for name, kind, what in (
-        ("steps", int, "Length of each training."),
-        ("batch_size", int, "Images per step."),
-        ("seeds", int, "Trainings of each arm, at least 2."),
-        ("learning_rate", float, "Peak of the learning rate."),
-        ("perceptual_weight", float, "Weight of LPIPS in the loss."),
-        ("perceptual_net", str, "Backbone of that LPIPS, alex or vgg."),
-        ("max_eval_images", int, "How many held-out images, evenly spread."),
-        ("attn_implementation", str, "eager, sdpa or another."),
-        ("weights_dir", str, "Folder with the LPIPS weights; else ADATOK_WEIGHTS_DIR."),
-    ):
-        parser.add_argument(f"--{name}", type=kind, help=what)
-    parser.add_argument("--no_bf16", action="store_false", dest="bf16", help="Train in 32 bits.")
-    result = run_heads_study(**vars(parser.parse_args(argv)))
-    print(format_heads_table(result))
-    print(json.dumps(result))
-
-
 def _lora_layers(model: AdaTokModel) -> Iterator[LoraLayer]:
     return (module for module in model.decoder.modules() if isinstance(module, LoraLayer))
 
@@ -387,7 +346,7 @@ def _file_name(arm: str, seed: int | None) -> str:
 def _store(path: Path, settings: HeadsStudySettings, arm: str, values: dict[str, list[list[float]]]):
     if not np.isfinite([values["psnr"], values["lpips"]]).all():
         raise ValueError(
-            f"The training of the arm {arm!r} diverged: its measures are not finite. Lower --learning_rate, which is "
+            f"The training of the arm {arm!r} diverged: its measures are not finite. Lower --learning-rate, which is "
             f"{settings.learning_rate}."
         )
     write_json(path, {"settings": asdict(settings), **values}, indent=None)
@@ -442,7 +401,3 @@ def _rows(measured: dict[str, list[dict]], budgets: Sequence[int]) -> list[dict]
 
 
 __all__ = ["build_arm", "count_head_parameters", "format_heads_table", "merge_heads", "run_heads_study"]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,7 +1,7 @@
 """Is choosing the budget per image worth something? Policy, controls and ablations on held-out images."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -47,7 +47,6 @@ def run_study(
     mean_budget: float | None = None,
     resamples: int = 2000,
     sweep: Sequence[float] = SWEEP,
-    train: Callable | None = None,
 ) -> dict:
     r"""
     Trains policies and their rivals on one reward table and compares them on another, all at one mean budget.
@@ -70,7 +69,6 @@ def run_study(
             trained policy, chooses by itself.
         resamples (`int`, *optional*, defaults to 2000): Draws of the bootstrap.
         sweep (`Sequence[float]`, *optional*): Fixed weights of fidelity that Dynamic Pareto Weighting is held against.
-        train (`Callable`, *optional*): In place of [`~adatok_hf.training.train_policy.train_policy`].
 
     Returns:
         `dict`: what `study.json` holds. `rows` has one entry per arm with `arm`, `mean_budget`, `lpips`, `psnr`, `ci`
@@ -82,15 +80,12 @@ def run_study(
         `ValueError`: if the tables are of different models or metrics, hold numbers that are not finite or lack a
             candidate, if fewer than 100 images are left, if `seeds` is below 1, or a mean cannot be reached.
     """
-    if train is None:
-        from ..training.train_policy import train_policy as train
-
     eval_table, dropped = _checked(train_table, eval_table, config, seeds, mean_budget)
     out = Path(out)
     held_out = HeldOut(eval_table, config.budgets)
     sets = candidate_sets(config.budgets, sorted(set(train_table.info.budgets) & set(eval_table.info.budgets)))
     with tqdm(desc="networks", total=seeds * (8 + len(sweep) + len(sets)), unit="net") as bar:
-        runs = StudyRuns(out / "runs", train_table, train, bar.update)
+        runs = StudyRuns(out / "runs", train_table, bar.update)
         trained = _Trained(runs, eval_table, config, arguments, seeds)
         scores, histories = trained()
         given = {} if policy is None else {"checkpoint policy": [scores_of(policy, eval_table)]}

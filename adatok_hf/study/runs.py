@@ -14,6 +14,7 @@ from ..allocation.reward_table import RewardTable
 from ..files import whole_file
 from ..modeling import AdaTokConfig
 from ..modeling.modeling_adatok import AdaTokPolicy
+from ..training.train_policy import train_policy
 from .controls import predict_fidelity
 
 
@@ -39,14 +40,12 @@ class StudyRuns:
     Args:
         folder (`Path`): Where the files go; made if need be.
         table ([`RewardTable`]): Training images.
-        train (`Callable`): `(table, config, arguments)` to an object with `policy` ([`AdaTokPolicy`]) and `history`
-            (`list[dict]`), as [`~adatok_hf.training.train_policy.train_policy`] gives it.
         on_run (`Callable`): Called after each network, for a progress bar.
     """
 
-    def __init__(self, folder: Path, table: RewardTable, train: Callable, on_run: Callable[[], object]):
+    def __init__(self, folder: Path, table: RewardTable, on_run: Callable[[], object]):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.table, self.train, self.on_run = folder, table, train, on_run
+        self.folder, self.table, self.on_run = folder, table, on_run
         digest = hashlib.sha256(json.dumps(asdict(table.info), sort_keys=True).encode())
         for tensor in (table.features, table.lpips, table.mse):
             digest.update(tensor.contiguous().numpy().tobytes())
@@ -65,7 +64,7 @@ class StudyRuns:
         }
 
         def train() -> tuple[AdaTokPolicy, list[dict]]:
-            trained = self.train(self.table, config, arguments)
+            trained = train_policy(self.table, config, arguments)
             steps = [row for row in trained.history if "weight_fidelity" in row]
             return trained.policy, [{key: row[key] for key in HISTORY_KEYS if key in row} for row in steps]
 

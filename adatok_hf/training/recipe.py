@@ -1,7 +1,6 @@
 """Reading recipes and running them."""
 
 import json
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -67,21 +66,16 @@ def parse_recipe(stage: str, recipe: str, overrides: Sequence[str], argument_cla
 
 
 def run_recipe(
-    stage: str, train: Callable[..., dict], argument_classes: Sequence[type], argv: Sequence[str] | None = None
+    stage: str, recipe: str, overrides: Sequence[str], argument_classes: Sequence[type], train: Callable[..., dict]
 ):
     """
-    Runs a training from the command line and prints its metrics as JSON, once for all processes.
+    Runs a training and prints its metrics as JSON, once for all processes.
 
     Args:
-        stage (`str`): What is trained, see [`parse_recipe`].
+        stage, recipe, overrides, argument_classes: See [`parse_recipe`].
         train (`Callable`): Takes one instance of each class, gives the metrics.
-        argument_classes (`Sequence[type]`): See [`parse_recipe`].
-        argv (`Sequence[str]`, *optional*): `--recipe NAME_OR_PATH` and overrides; the process's own if not given.
     """
-    parser = ArgumentParser(prog=f"adatok train {stage}", allow_abbrev=False)
-    parser.add_argument("--recipe", required=True, help="Name of a shipped recipe, or path of a YAML file.")
-    known, overrides = parser.parse_known_args(argv)
-    metrics = train(*parse_recipe(stage, known.recipe, overrides, argument_classes))
+    metrics = train(*parse_recipe(stage, recipe, overrides, argument_classes))
     if PartialState().is_main_process:
         print(json.dumps(metrics))
 

@@ -1,6 +1,5 @@
 """Stage 2: from a recipe to a checkpoint with a policy, `adatok train policy`."""
 
-import sys
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -247,17 +246,13 @@ def export_policy(
     copy_checkpoint(source, output_dir, model, processor, config=config, tensors=state, metrics=report, card=card)
 
 
-def main(argv: Sequence[str] | None = None):
+def train_recipe(recipe: str, overrides: Sequence[str] = ()):
     """
-    Runs a recipe.
+    Runs a recipe and prints its metrics as JSON.
 
     Args:
-        argv (`Sequence[str]`, *optional*):
-            `--recipe NAME_OR_PATH` and any field of the argument classes, `--entropy_coef 0.1`. Defaults to the
-            process's own.
+        recipe (`str`): Name of a shipped recipe, or path of a YAML file.
+        overrides (`Sequence[str]`, *optional*): Any field of the argument classes, as in `--entropy_coef 0.1`.
     """
-    run_recipe("policy", train, [PolicyDataArguments, PolicyTrainingArguments], argv)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    argument_classes = [PolicyDataArguments, PolicyTrainingArguments]
+    run_recipe("policy", recipe, overrides, argument_classes, train)

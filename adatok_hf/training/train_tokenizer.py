@@ -1,6 +1,5 @@
 """Stage 1: from a recipe to a checkpoint, `adatok train tokenizer`."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -111,18 +110,13 @@ def training_facts(trainer: ReconstructionTrainer, data_arguments: DataArguments
     return facts
 
 
-def main(argv: Sequence[str] | None = None):
+def train_recipe(recipe: str, overrides: Sequence[str] = ()):
     """
-    Runs a recipe.
+    Runs a recipe and prints its metrics as JSON.
 
     Args:
-        argv (`Sequence[str]`, *optional*):
-            `--recipe NAME_OR_PATH` and any field of the argument classes, `--learning_rate 1e-4`. Defaults to the
-            process's own.
+        recipe (`str`): Name of a shipped recipe, or path of a YAML file.
+        overrides (`Sequence[str]`, *optional*): Any field of the argument classes, as in `--learning_rate 1e-4`.
     """
     argument_classes = [ModelArguments, DataArguments, ReconstructionTrainingArguments]
-    run_recipe("tokenizer", train, argument_classes, argv)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_recipe("tokenizer", recipe, overrides, argument_classes, train)

@@ -9,7 +9,6 @@ from adatok_hf.bench.bench import (
     check_sweep,
     count_recompilations,
     format_table,
-    parse_sizes,
     run_benchmark,
     spread_budgets,
 )
@@ -240,16 +239,6 @@ def test_an_unknown_dtype_is_a_value_error():
 def test_a_batch_size_of_zero_in_the_sweep_is_a_value_error():
     with pytest.raises(ValueError, match="at least 1; got 0"):
         check_sweep(torch.device("cpu"), [8, 0], None)
-
-
-@pytest.mark.parametrize("text", ["0", "1,,8", "8x", "-1", ""])
-def test_batch_sizes_that_are_no_numbers_are_a_value_error(text):
-    with pytest.raises(ValueError, match="whole numbers from 1"):
-        parse_sizes(text)
-
-
-def test_batch_sizes_are_read_in_their_order():
-    assert parse_sizes("8, 1,32") == [8, 1, 32]
 
 
 @pytest.mark.parametrize("option", [["--sweep", "0"], ["--dtype", "int8"]])

@@ -45,7 +45,7 @@ def run(trained_model, processor, sample_images, tmp_path):
             tmp_path / "model",
             "--out",
             tmp_path / "out",
-            "--budget",
+            "--budgets",
             budget,
             *options,
             "--device",

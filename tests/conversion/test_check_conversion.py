@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from adatok_hf.cli import main
 from adatok_hf.conversion import check_conversion as compare
 
 
@@ -64,6 +65,8 @@ def test_random_weights_are_far_from_trivial():
 def test_what_is_no_clone_is_one_sentence(tmp_path, capsys):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model": {"vq_model": {}}, "dataset": {"preprocessing": {}}}))
-    assert compare.main(["--code", str(tmp_path), "--config", str(config)]) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["check-conversion", "--code", str(tmp_path), "--config", str(config)])
+    assert ended.value.code == 2
     message = capsys.readouterr().err.strip()
     assert "\n" not in message and str(tmp_path) in message

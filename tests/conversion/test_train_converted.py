@@ -14,7 +14,6 @@ from adatok_hf.cli import main
 from adatok_hf.codec.codes_file import ImageCodes
 from adatok_hf.conversion import convert_checkpoint
 from adatok_hf.data import load_image_dataset
-from adatok_hf.training.train_policy import main as train_policy
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -60,9 +59,8 @@ def test_heads_and_policy_of_a_converted_model_train(variant, tmp_path, pictures
     build_reward_table(model, processor, load_image_dataset(pictures, "train"), mean_difference, table)
     assert RewardTable.load(table, model).lpips.isfinite().all()
     recipe = write_recipe(tmp_path / "policy.yaml", max_steps=5, per_device_train_batch_size=8)
-    train_policy(
-        ["--recipe", recipe, "--init_from", str(trained), "--reward_table", str(table), "--output_dir", str(adaptive)]
-    )
+    options = ["--init_from", str(trained), "--reward_table", str(table), "--output_dir", str(adaptive)]
+    main_exits_well(["train", "policy", "--recipe", recipe, *options])
     assert load_checkpoint(adaptive)[0].config.is_policy_trained
     main_exits_well(["encode", pictures, "--model", str(adaptive), "--out", str(tmp_path / "codes.safetensors")])
     codes = ImageCodes.load(tmp_path / "codes.safetensors")

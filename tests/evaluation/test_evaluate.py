@@ -14,7 +14,7 @@ from adatok_hf import AdaTokImageProcessor, AdaTokModel
 from adatok_hf.cli import main
 from adatok_hf.codec.reconstruct import bits_per_pixel, psnr
 from adatok_hf.evaluation import evaluate
-from adatok_hf.evaluation.evaluate import EvaluationRun, parse_budgets, whole_bytes
+from adatok_hf.evaluation.evaluate import EvaluationRun, whole_bytes
 from adatok_hf.evaluation.reference import ReferenceStatistics
 from adatok_hf.files import hash_file
 from adatok_hf.metrics.inception import INCEPTION_FILE
@@ -268,7 +268,8 @@ def test_a_model_that_gives_nan_is_refused(adatok, checkpoint):
     assert "The model gives NaN" in error_of(adatok(metrics="psnr", budgets="4"))
 
 
-def test_an_untrained_policy_has_no_auto(tiny_config):
-    with pytest.raises(ValueError, match="has not been trained, so it has no budget `auto`"):
-        parse_budgets("auto,4", tiny_config)
-    assert parse_budgets("all,5", tiny_config) == [4, 5, 8, 16]
+def test_an_untrained_policy_has_no_auto(adatok, checkpoint):
+    model = AdaTokModel.from_pretrained(checkpoint)
+    model.config.is_policy_trained = False
+    model.save_pretrained(checkpoint)
+    assert "has not been trained, so it has no budget `auto`" in error_of(adatok(metrics="psnr", budgets="auto,4"))

@@ -37,4 +37,4 @@ class RecordingTrainer(ReconstructionTrainer):
 
 
 tokenizer.ReconstructionTrainer = RecordingTrainer
-tokenizer.main(sys.argv[1:])
+tokenizer.train_recipe(sys.argv[1], sys.argv[2:])

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from adatok_hf.cli import main
 from adatok_hf.metrics import check_metrics as compare
 
 
@@ -20,6 +21,13 @@ def two_images(folders, tmp_path):
     return small
 
 
+def run(arguments: list[str]) -> int:
+    """Exit code of the command."""
+    with pytest.raises(SystemExit) as ended:
+        main(["check-metrics", *arguments])
+    return ended.value.code
+
+
 def test_kid_through_inception_is_the_library_s(two_images, metric_weights_dir):
     (row,) = compare.compare_with_libraries(
         *two_images, metrics=["kid"], weights_dir=metric_weights_dir, kid_subset_size=2
@@ -29,7 +37,7 @@ def test_kid_through_inception_is_the_library_s(two_images, metric_weights_dir):
 
 def test_table_of_pair_metrics(folders, metric_weights_dir, capsys):
     arguments = [*map(str, folders), "--metrics", "lpips,psnr,ssim", "--weights-dir", str(metric_weights_dir)]
-    assert compare.main(arguments) == 0
+    assert run(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["metric", "lpips", "psnr", "ssim"]
     for line in lines[1:]:
@@ -46,6 +54,6 @@ def test_a_difference_shows(folders, weights_dir, monkeypatch):
 @pytest.mark.parametrize("metrics, expected", [("rfid", "rfid"), ("fid", "same file names")])
 def test_bad_input_is_one_line_and_exit_code_2(folders, tmp_path, capsys, metrics, expected):
     (tmp_path / "other.png").touch()
-    assert compare.main([str(folders[0]), str(tmp_path), "--metrics", metrics]) == 2
+    assert run([str(folders[0]), str(tmp_path), "--metrics", metrics]) == 2
     error = capsys.readouterr().err
     assert re.fullmatch(rf".*{expected}.*\n", error)

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
+from adatok_hf.cli import main
 from adatok_hf.data import ImageFolder
 from adatok_hf.study import heads_study as heads
 from adatok_hf.study.heads_study import ARMS, build_arm, count_head_parameters, format_heads_table, merge_heads
@@ -293,7 +294,11 @@ def test_lpips_takes_part_in_the_loss_at_its_weight(base, inputs, tmp_path, monk
 def test_the_command_prints_the_table_and_one_line_of_json(study, inputs, capsys):
     result, out, _ = study
     options = {**inputs, "out": str(out), **{name: value for name, value in ARGUMENTS.items() if name != "bf16"}}
-    heads.main([*(text for name, value in options.items() for text in (f"--{name}", str(value))), "--no_bf16"])
+    options["model"] = options.pop("checkpoint")
+    words = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    with pytest.raises(SystemExit) as ended:
+        main(["study", "heads", *words, "--no-bf16"])
+    assert not ended.value.code
     printed = capsys.readouterr().out
     assert json.loads(printed.splitlines()[-1]) == result
     assert format_heads_table(result) in printed

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from study_tables import BUDGETS, CANDIDATES, Arguments, make_config, make_table, train
 
+from adatok_hf.study import runs
 from adatok_hf.study.ablations import DYNAMIC_RULES, OTHER_STARTS, candidate_sets, weighting_ablation
 from adatok_hf.study.arms import HeldOut
 from adatok_hf.study.plots import plot_study
@@ -37,16 +38,19 @@ def study(tables, tmp_path_factory):
     """The result, its folder, and what was trained for it."""
     folder, trainer = tmp_path_factory.mktemp("study"), CountingTrainer()
     config = make_config()
-    options = {"seeds": 2, "resamples": 400, "sweep": SWEEP, "train": trainer}
+    options = {"seeds": 2, "resamples": 400, "sweep": SWEEP}
     policy = train(tables[0], config, Arguments(seed=9)).policy
-    result = run_study(*tables, config, Arguments(), folder, policy=policy, mean_budget=9.0, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "train_policy", trainer)
+        result = run_study(*tables, config, Arguments(), folder, policy=policy, mean_budget=9.0, **options)
     return result, folder, trainer.calls
 
 
 @pytest.fixture
-def run(tables, tmp_path):
-    def run(train_table=tables[0], eval_table=tables[1], **options):
-        options = {"config": make_config(), "arguments": Arguments(), "seeds": 1, "train": train} | options
+def run(tables, tmp_path, monkeypatch):
+    def run(train_table=tables[0], eval_table=tables[1], trainer=train, **options):
+        monkeypatch.setattr(runs, "train_policy", trainer)
+        options = {"config": make_config(), "arguments": Arguments(), "seeds": 1} | options
         return run_study(train_table, eval_table, out=tmp_path, resamples=100, sweep=(0.5,), **options)
 
     return run
@@ -156,13 +160,14 @@ def test_budgets_that_follow_complexity_correlate_with_file_size(study):
     assert study[0]["correlations"]["policy, webp_bytes"] > 0.8
 
 
-def test_an_interrupted_study_goes_on_where_it_stopped(study, tables, tmp_path):
+def test_an_interrupted_study_goes_on_where_it_stopped(study, tables, tmp_path, monkeypatch):
     result, folder = study[0], tmp_path / "study"
     shutil.copytree(study[1], folder)
     (removed,) = (folder / "runs").glob("fixed-0.30-dataset-4-budgets-seed-1-*.safetensors")
     removed.unlink()
     trainer = CountingTrainer()
-    options = {"seeds": 2, "resamples": 400, "sweep": SWEEP, "train": trainer, "mean_budget": 9.0}
+    options = {"seeds": 2, "resamples": 400, "sweep": SWEEP, "mean_budget": 9.0}
+    monkeypatch.setattr(runs, "train_policy", trainer)
     policy = train(tables[0], make_config(), Arguments(seed=9)).policy
     arguments = Arguments(output_dir="elsewhere")
     assert run_study(*tables, make_config(), arguments, folder, policy=policy, **options) == result
@@ -186,7 +191,7 @@ def test_a_training_that_diverges_is_named(run):
         return trained
 
     with pytest.raises(ValueError, match="training of gradient-0.50-dataset-4-budgets-seed-0 diverged"):
-        run(train=diverge)
+        run(trainer=diverge)
 
 
 def test_images_of_the_training_table_are_dropped(run, tables):

@@ -1,4 +1,4 @@
-"""`adatok reward-table` and `adatok study` from pictures to a report."""
+"""`adatok reward-table` and `adatok study policy` from pictures to a report."""
 
 import json
 
@@ -55,9 +55,9 @@ def study(adatok, tables, tmp_path):
     """Runs a short study of a checkpoint; gives exit code, stdout and stderr."""
 
     def run(checkpoint):
-        options = ["--train-table", tables[0], "--eval-table", tables[1], "--out", tmp_path / "study"]
+        options = ["--reward-table", tables[0], "--eval-reward-table", tables[1], "--out", tmp_path / "study"]
         short = ["--recipe", "tiny-64", "--seeds", 1, "--max_steps", 2]
-        return adatok("study", *options, "--model", checkpoint, *short)
+        return adatok("study", "policy", *options, "--model", checkpoint, *short)
 
     return run
 

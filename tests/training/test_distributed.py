@@ -41,7 +41,7 @@ def run(tmp_path_factory, write_pictures) -> tuple[Path, str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     command += ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), str(worker)]
     process = subprocess.run(
-        [*command, "--recipe", str(folder / "recipe.yaml"), "--ddp_backend", "gloo"],
+        [*command, str(folder / "recipe.yaml"), "--ddp_backend", "gloo"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -100,10 +100,8 @@ def test_steps_and_metrics_are_printed_once(run):
 
 def test_metrics_are_those_of_one_process(run, capsys):
     folder, printed = run
-    tokenizer.main(
-        ["--recipe", str(folder / "recipe.yaml"), "--do_train", "false", "--init_from", str(folder / "out")]
-        + ["--output_dir", str(folder / "evaluation")]
-    )
+    overrides = ["--do_train", "false", "--init_from", str(folder / "out"), "--output_dir", str(folder / "evaluation")]
+    tokenizer.train_recipe(str(folder / "recipe.yaml"), overrides)
     alone = json.loads(capsys.readouterr().out.splitlines()[-1])
     together = next(json.loads(line) for line in printed.splitlines() if '"eval_psnr_16"' in line)
     for name in ("eval_psnr_4", "eval_psnr_8", "eval_psnr_16", "eval_codebook_use"):

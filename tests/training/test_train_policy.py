@@ -37,7 +37,7 @@ def run(tmp_path, tiny_checkpoint, write_pictures, weights_dir, capsys):
     recipe.write_text(yaml.safe_dump(values))
 
     def run_command(*overrides: str) -> dict[str, float]:
-        policy.main(["--recipe", str(recipe), *overrides])
+        policy.train_recipe(str(recipe), overrides)
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     return run_command

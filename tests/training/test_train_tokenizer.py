@@ -34,7 +34,7 @@ def run(recipe, capsys):
     """Runs the command with overrides, gives the measures that it prints as the last line."""
 
     def run_command(*overrides: str) -> dict[str, float]:
-        tokenizer.main(["--recipe", recipe, *overrides])
+        tokenizer.train_recipe(recipe, overrides)
         metrics = json.loads(capsys.readouterr().out.splitlines()[-1])
         return {name: value for name, value in metrics.items() if name.startswith("eval_")}
 

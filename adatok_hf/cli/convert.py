@@ -1,14 +1,13 @@
-"""Foreign checkpoints: convert."""
+"""`adatok convert`: a foreign checkpoint to one of AdaTok."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .common import app
+from .options import parse_numbers
 
 
-@app.command()
 def convert(
     source: Annotated[str, typer.Argument(help="Hub id, folder, or file of weights (safetensors, bin or pth).")],
     family: Annotated[str, typer.Option("--from", metavar="titok|one-d-piece", help="What kind of model it is.")],
@@ -28,20 +27,11 @@ def convert(
     from ..conversion import convert_checkpoint
 
     logging.disable_progress_bar()  # writing is quick, and standard error is for what went wrong
+    candidates = None if budgets is None else parse_numbers(budgets, "--budgets")
     model = convert_checkpoint(
-        source, out, family, budgets=_read_budgets(budgets), config=config, filename=filename, revision=revision
+        source, out, family, budgets=candidates, config=config, filename=filename, revision=revision
     )
-    candidates = ", ".join(map(str, model.config.budgets))
     typer.echo(
         f"{model.num_parameters() / 1e6:.1f} million parameters, {model.config.image_size} px, candidate budgets "
-        f"{candidates}, written to {out}"
+        f"{', '.join(map(str, model.config.budgets))}, written to {out}"
     )
-
-
-def _read_budgets(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--budgets must be whole numbers with commas between them; got {text!r}.") from error

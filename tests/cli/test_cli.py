@@ -4,7 +4,6 @@ import json
 import math
 import subprocess
 import sys
-import types
 import zlib
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import torch
 from PIL import Image
 
 from adatok_hf.cli import main
-from adatok_hf.cli.codec import png_names
+from adatok_hf.cli.decode import png_names
+from adatok_hf.codec.batches import ImageBatches
 from adatok_hf.codec.codes_file import ImageCodes
 from adatok_hf.codec.grid import Reconstruction, draw_grid
 from adatok_hf.codec.reconstruct import bits_per_pixel, measure, psnr, reconstruct
@@ -60,7 +60,7 @@ def as_arrays(folder: Path, names: list[str]) -> list[np.ndarray]:
 
 
 def test_reconstruct_writes_grid_table_and_results(adatok, pictures, tmp_path, tiny_config):
-    code, stdout, stderr = adatok("reconstruct", pictures, "--budget", "all", "--out", tmp_path / "out")
+    code, stdout, stderr = adatok("reconstruct", pictures, "--budgets", "all", "--out", tmp_path / "out")
     assert code == 0
     report = json.loads((tmp_path / "out" / "results.json").read_text())
     names = ["a.png", "b.png", "c.png", "deep/a.png"]
@@ -79,7 +79,7 @@ def test_reconstruct_writes_grid_table_and_results(adatok, pictures, tmp_path, t
 
 
 def test_missing_lpips_is_explained_once_and_left_out_of_the_table(adatok, pictures, tmp_path):
-    code, stdout, stderr = adatok("reconstruct", pictures, "--budget", "4,8", "--out", tmp_path / "out")
+    code, stdout, stderr = adatok("reconstruct", pictures, "--budgets", "4,8", "--out", tmp_path / "out")
     assert code == 0
     assert stderr.count("adatok: LPIPS is left out: its network is not on this machine") == 1
     assert all(line.endswith(" -") for line in stdout.splitlines()[1:])
@@ -131,7 +131,7 @@ def test_reconstruct_of_one_image_by_the_policy(adatok, pictures, tmp_path):
 def test_encode_then_decode_equals_reconstruct(
     adatok, pictures, tmp_path, tiny_model, processor, sample_images, suffix, budget
 ):
-    assert adatok("encode", pictures, "--out", tmp_path / f"codes{suffix}", "--budget", budget)[0] == 0
+    assert adatok("encode", pictures, "--out", tmp_path / f"codes{suffix}", "--budgets", budget)[0] == 0
     code, _, stderr = adatok("decode", tmp_path / f"codes{suffix}", "--out", tmp_path / "decoded")
     assert code == 0, stderr
     pixel_values = processor(sample_images, return_tensors="pt")["pixel_values"]
@@ -143,9 +143,9 @@ def test_encode_then_decode_equals_reconstruct(
 
 def test_decode_uses_at_most_the_budget_asked_for(adatok, pictures, tmp_path):
     for budget in ("4", "16"):
-        assert adatok("encode", pictures, "--out", tmp_path / f"{budget}.safetensors", "--budget", budget)[0] == 0
+        assert adatok("encode", pictures, "--out", tmp_path / f"{budget}.safetensors", "--budgets", budget)[0] == 0
     for source, limit in (("4", "16"), ("16", "4"), ("16", "16")):
-        arguments = (tmp_path / f"{source}.safetensors", "--out", tmp_path / f"{source}-{limit}", "--budget", limit)
+        arguments = (tmp_path / f"{source}.safetensors", "--out", tmp_path / f"{source}-{limit}", "--budgets", limit)
         assert adatok("decode", *arguments)[0] == 0
     few, cut, full = (as_arrays(tmp_path / name, ["c.png"])[0] for name in ("4-16", "16-4", "16-16"))
     assert np.array_equal(few, cut) and not np.array_equal(cut, full)
@@ -163,13 +163,10 @@ def test_the_codes_file_tells_where_the_codes_come_from(adatok, pictures, tmp_pa
     assert (codes.model, codes.image_size, codes.codebook_size) == (str(tiny_checkpoint), 32, 64)
 
 
-def test_images_stream_in_batches(adatok, pictures, tmp_path, sample_images, monkeypatch):
-    monkeypatch.setattr("adatok_hf.cli.codec.BATCH_SIZE", 3)
-    assert adatok("encode", pictures, "--out", tmp_path / "threes.safetensors")[0] == 0
-    monkeypatch.setattr("adatok_hf.cli.codec.BATCH_SIZE", 4)
-    assert adatok("encode", pictures, "--out", tmp_path / "fours.safetensors")[0] == 0
-    threes, fours = (ImageCodes.load(tmp_path / f"{name}.safetensors") for name in ("threes", "fours"))
-    assert torch.equal(threes.image_codes, fours.image_codes) and len(threes) == 4
+def test_images_stream_in_batches(pictures, processor):
+    threes, fours = (list(ImageBatches([pictures], processor, print, batch_size=size)) for size in (3, 4))
+    assert [len(names) for names, _, _ in threes] == [3, 1] and [len(names) for names, _, _ in fours] == [4]
+    assert torch.equal(torch.cat([pixels for _, _, pixels in threes]), fours[0][2])
 
 
 def test_a_file_given_twice_counts_once(adatok, pictures, tmp_path):
@@ -254,7 +251,7 @@ def test_a_bad_image_alone_is_one_sentence_and_exit_code_2(adatok, tmp_path, com
 @pytest.mark.parametrize("kind", BAD_IMAGES)
 def test_a_bad_image_among_good_ones_is_skipped_with_exit_code_1(adatok, pictures, tmp_path, kind):
     path = bad_image(kind, tmp_path)
-    code, _, stderr = adatok("encode", path, pictures, "--out", tmp_path / "codes.safetensors", "--budget", "4")
+    code, _, stderr = adatok("encode", path, pictures, "--out", tmp_path / "codes.safetensors", "--budgets", "4")
     assert code == 1
     assert stderr.startswith("adatok: skipped ") and stderr.count("\n") == 1 and str(path) in stderr
     assert len(ImageCodes.load(tmp_path / "codes.safetensors")) == 4
@@ -281,21 +278,21 @@ def test_an_existing_output_file_is_replaced(adatok, pictures, tmp_path):
 
 @pytest.mark.parametrize("budget", ["0", "17", "-4", "abc", "4.0", "", "4,", "4,99", "auto,4", "²"])
 def test_a_bad_budget_of_reconstruct_is_one_sentence(adatok, pictures, tmp_path, budget):
-    code, _, stderr = adatok("reconstruct", pictures, "--budget", budget, "--out", tmp_path / "out")
+    code, _, stderr = adatok("reconstruct", pictures, "--budgets", budget, "--out", tmp_path / "out")
     assert code == 2 and is_one_sentence(stderr)
     assert not (tmp_path / "out" / "grid.png").exists()
 
 
 @pytest.mark.parametrize("budget", ["0", "17", "abc", "all", "4,8"])
 def test_a_bad_budget_of_encode_is_one_sentence(adatok, pictures, tmp_path, budget):
-    code, _, stderr = adatok("encode", pictures, "--budget", budget, "--out", tmp_path / "codes.safetensors")
+    code, _, stderr = adatok("encode", pictures, "--budgets", budget, "--out", tmp_path / "codes.safetensors")
     assert code == 2 and is_one_sentence(stderr) and repr(budget) in stderr
 
 
 @pytest.mark.parametrize("budget", ["0", "17", "abc"])
 def test_a_bad_budget_of_decode_is_one_sentence(adatok, pictures, tmp_path, budget):
     adatok("encode", pictures, "--out", tmp_path / "codes.safetensors")
-    code, _, stderr = adatok("decode", tmp_path / "codes.safetensors", "--budget", budget, "--out", tmp_path / "out")
+    code, _, stderr = adatok("decode", tmp_path / "codes.safetensors", "--budgets", budget, "--out", tmp_path / "out")
     assert code == 2 and is_one_sentence(stderr) and repr(budget) in stderr
 
 
@@ -340,7 +337,7 @@ def test_a_missing_or_broken_model_is_one_sentence(adatok, pictures, tmp_path):
 @pytest.mark.parametrize("damage", ["truncated", "out of range", "pad code", "missing", "text"])
 def test_a_bad_codes_file_is_one_sentence(adatok, pictures, tmp_path, damage):
     path = tmp_path / "codes.safetensors"
-    assert adatok("encode", pictures, "--out", path, "--budget", "4")[0] == 0
+    assert adatok("encode", pictures, "--out", path, "--budgets", "4")[0] == 0
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-40])
     elif damage == "missing":
@@ -367,14 +364,12 @@ def test_bench_ends_in_one_json_line(adatok, tmp_path, tiny_checkpoint):
 
 def test_train_passes_further_arguments_through_untouched(monkeypatch):
     received = []
-    trainer = types.ModuleType("adatok_hf.training.train_tokenizer")
-    trainer.main = received.extend
-    monkeypatch.setitem(sys.modules, "adatok_hf.training.train_tokenizer", trainer)
+    monkeypatch.setattr("adatok_hf.training.train_tokenizer.train_recipe", lambda *given: received.extend(given))
     extra = ["--learning_rate", "1e-4", "--bf16", "--warmup_steps=7"]
     with pytest.raises(SystemExit) as exit_info:
         main(["train", "tokenizer", "--recipe", "tiny-64", *extra, "--data", "pictures"])
     assert exit_info.value.code == 0
-    assert received == ["--recipe", "tiny-64", "--train_data", "pictures", *extra]
+    assert received == ["tiny-64", ["--train_data", "pictures", *extra]]
 
 
 def test_push_of_a_missing_checkpoint_is_one_sentence(tmp_path, capsys, monkeypatch):

@@ -1,0 +1,57 @@
+"""`adatok bench`: speed."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import load_model, prepare_folder
+from .options import DeviceOption, ModelOption, parse_names, parse_numbers
+
+
+def bench(
+    model: ModelOption = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of which the median is taken.")] = 5,
+    sweep: Annotated[str, typer.Option(metavar="N,N...", help="Batch sizes of the sweep.")] = "1,8,32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME...", help="float32, bfloat16, float16; the first two if not given."),
+    ] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Measure torch.compile too; takes minutes.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the result here, as JSON.")] = None,
+    device: DeviceOption = None,
+):
+    """
+    Time encoding and decoding, beside a plain ViT, a search for budgets and the speed of a matmul. The last line of
+    the output is one JSON object.
+    """
+    from ..bench.bench import format_table, run_benchmark
+    from ..files import write_json
+
+    if out is not None:
+        if out.is_dir():
+            raise ValueError(f"--out must name a file; {out} is a folder.")
+        prepare_folder(out.parent)
+    sizes = parse_numbers(sweep, "--sweep")
+    dtypes = parse_names(dtype) if dtype is not None else None
+    network, model_id, processor = load_model(model, device)
+    pictures = sample_pixel_values(processor) if network.config.is_policy_trained else None
+    measured = run_benchmark(
+        network, batch_size, repeats, pictures=pictures, sweep=sizes, dtypes=dtypes, compile=compile
+    )
+    result = {"model": model_id, **measured}
+    line = json.dumps(result)
+    if out is not None:
+        write_json(out, result, indent=None)
+    typer.echo(format_table(result))
+    typer.echo(line)
+
+
+def sample_pixel_values(processor) -> "torch.Tensor":  # noqa: F821
+    """The pictures that come with the package, as `(pictures, 3, image_size, image_size)` in [-1, 1]."""
+    from ..data import find_images, load_image
+
+    files = find_images([Path(__file__).parent.parent / "samples"])
+    return processor([load_image(file) for file in files], return_tensors="pt")["pixel_values"]

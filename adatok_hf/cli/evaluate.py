@@ -1,0 +1,77 @@
+"""`adatok evaluate`: quality against rate."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import load_model, prepare_folder
+from .options import AUTO, DataOption, DeviceOption, MaxImagesOption, ModelOption, parse_budgets, parse_names
+
+
+def evaluate(
+    context: typer.Context,
+    data: DataOption,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results.json, plots and finished parts go.")],
+    model: ModelOption = None,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "validation",
+    budgets: Annotated[
+        str, typer.Option(metavar="auto,all,N...", help="The policy's choice, all candidates, any budgets.")
+    ] = "auto,all",
+    metrics: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Out of rfid, kid, lpips, psnr and ssim.")
+    ] = "rfid,kid,lpips,psnr,ssim",
+    codecs: Annotated[str, typer.Option(metavar="NAME,...", help="Baselines out of jpeg, webp and avif.")] = "",
+    max_images: MaxImagesOption = None,
+    protocol: Annotated[str | None, typer.Option(help="imagenet-50k: exactly what the papers do.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Statistics of real images for rFID; else those of the data.")
+    ] = None,
+    save_reference: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the statistics of the data's images here.")
+    ] = None,
+    kid_subset_size: Annotated[int, typer.Option(min=2, help="Images of a subset in KID.")] = 1000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images encoded together.")] = 16,
+    weights_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with Inception and AlexNet; else ADATOK_WEIGHTS_DIR.")
+    ] = None,
+    device: DeviceOption = None,
+):
+    """
+    Measure a model: rFID, KID, LPIPS, PSNR and SSIM against bits per pixel, at any budgets and at the policy's. A run
+    that was cut off goes on where it stopped. The last line of the output is one JSON object.
+    """
+    from ..data import load_image_dataset
+    from ..evaluation.evaluate import EvaluationSettings, start_processes
+    from ..evaluation.protocol import find_protocol
+    from ..evaluation.quality import evaluate_checkpoint, format_table, last_line
+
+    prepare_folder(out)
+    if save_reference is not None:
+        prepare_folder(save_reference.absolute().parent)
+    network, model_id, processor = load_model(model, start_processes(device))
+    chosen = parse_budgets(budgets, network.config)
+    settings = EvaluationSettings(
+        budgets=[*sorted(budget for budget in chosen if budget != AUTO), *([AUTO] if AUTO in chosen else [])],
+        metrics=parse_names(metrics),
+        codecs=parse_names(codecs),
+        batch_size=batch_size,
+        kid_subset_size=kid_subset_size,
+        protocol=find_protocol(protocol),
+    )
+    report = evaluate_checkpoint(
+        network,
+        processor,
+        load_image_dataset(data, split, max_images),
+        out,
+        settings,
+        weights_dir=weights_dir,
+        reference=reference,
+        save_reference=save_reference,
+        say=typer.echo,
+        facts={"model": model_id, "data": data, "split": split, "command": shlex.join(["adatok", *context.obj])},
+    )
+    if report is not None:  # in the first process
+        typer.echo(format_table(report))
+        typer.echo(last_line(report))

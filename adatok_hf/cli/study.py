@@ -1,0 +1,99 @@
+"""`adatok study policy` and `adatok study heads`: experiments with controls."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import load_model, prepare_folder
+from .options import ModelOption, RecipeOption, WeightsOption
+
+
+def policy(
+    context: typer.Context,
+    reward_table: Annotated[Path, typer.Option(metavar="DIR", help="Reward table the policies learn from.")],
+    eval_reward_table: Annotated[Path, typer.Option(metavar="DIR", help="Reward table of held-out images.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where study.json, study.md and the plots go.")],
+    recipe: RecipeOption,
+    mean_budget: Annotated[
+        float | None, typer.Option(help="Common mean of all arms in codes; the policy's own if not given.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How often each network is trained.")] = 3,
+    model: ModelOption = None,
+):
+    """
+    Is choosing the budget per image worth something? Policy, controls and ablations on held-out images. Any further
+    `--key value` overrides the recipe. The last line of the output is one JSON object.
+    """
+    from ..allocation.reward_table import RewardTable
+    from ..study.plots import plot_study
+    from ..study.policy_study import run_study
+    from ..study.report import format_study_table, last_line, write_report
+    from ..training.recipe import parse_recipe
+    from ..training.train_policy import PolicyDataArguments, PolicyTrainingArguments
+
+    prepare_folder(out)
+    network, _, _ = load_model(model, "cpu")
+    quiet = ["--save_strategy", "no", "--disable_tqdm", "true", "--log_level", "error", "--output_dir", str(out)]
+    _, arguments = parse_recipe(
+        "policy", recipe, [*context.args, *quiet], [PolicyDataArguments, PolicyTrainingArguments]
+    )
+    result = run_study(
+        RewardTable.load(reward_table, network),
+        RewardTable.load(eval_reward_table, network),
+        network.config,
+        arguments,
+        out,
+        policy=network.policy if network.config.is_policy_trained else None,
+        seeds=seeds,
+        mean_budget=mean_budget,
+    )
+    plot_study(result, out)
+    report = write_report(out)
+    typer.echo(format_study_table(result))
+    typer.echo(f"The report is {report}.")
+    typer.echo(last_line(result))
+
+
+def heads(
+    train_data: Annotated[str, typer.Option(help="Image folder, parquet files or Hub dataset.")],
+    eval_data: Annotated[str, typer.Option(help="The same, for held-out images.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the result; an unfinished study is continued.")],
+    model: ModelOption = None,
+    steps: Annotated[int, typer.Option(help="Length of each training.")] = 300,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 32,
+    seeds: Annotated[int, typer.Option(help="Trainings of each arm, at least 2.")] = 2,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the learning rate.")] = 5e-4,
+    perceptual_weight: Annotated[float, typer.Option(help="Weight of LPIPS in the loss.")] = 0.5,
+    perceptual_net: Annotated[str, typer.Option(help="Backbone of that LPIPS, alex or vgg.")] = "alex",
+    max_eval_images: Annotated[int, typer.Option(help="How many held-out images, evenly spread.")] = 512,
+    attn_implementation: Annotated[str, typer.Option(help="eager, sdpa or another.")] = "eager",
+    weights_dir: WeightsOption = None,
+    bf16: Annotated[bool, typer.Option("--bf16/--no-bf16", help="Train in bfloat16, or in 32 bits.")] = True,
+):
+    """
+    Are the heads worth having? No heads, one shared head and a head per budget, trained alike. The last line of the
+    output is one JSON object.
+    """
+    from .. import default_checkpoint
+    from ..study.heads_study import format_heads_table, run_heads_study
+
+    result = run_heads_study(
+        model or default_checkpoint(),
+        train_data,
+        eval_data,
+        out,
+        steps=steps,
+        batch_size=batch_size,
+        seeds=seeds,
+        learning_rate=learning_rate,
+        perceptual_weight=perceptual_weight,
+        perceptual_net=perceptual_net,
+        max_eval_images=max_eval_images,
+        attn_implementation=attn_implementation,
+        weights_dir=weights_dir,
+        bf16=bf16,
+    )
+    typer.echo(format_heads_table(result))
+    typer.echo(json.dumps(result))

@@ -1,0 +1,34 @@
+"""`adatok train tokenizer` and `adatok train policy`: a model from a recipe."""
+
+from typing import Annotated
+
+import typer
+
+from .options import RecipeOption
+
+
+def tokenizer(
+    context: typer.Context,
+    recipe: RecipeOption,
+    data: Annotated[str | None, typer.Option(help="What to train on; the recipe's data if not given.")] = None,
+    train_heads_only: Annotated[
+        bool, typer.Option("--train-heads-only", help="Leave all but the heads of --init_from as it is.")
+    ] = False,
+):
+    """Train the tokenizer (stage 1). Any further `--key value` overrides the recipe."""
+    from ..training.train_tokenizer import train_recipe
+
+    options = ["--train_data", data] if data is not None else []
+    options += ["--train_only", "heads"] if train_heads_only else []
+    train_recipe(recipe, [*options, *context.args])
+
+
+def policy(
+    context: typer.Context,
+    recipe: RecipeOption,
+    data: Annotated[str | None, typer.Option(help="Images to make the reward table of, if it is not there.")] = None,
+):
+    """Train the policy that chooses budgets (stage 2). Any further `--key value` overrides the recipe."""
+    from ..training.train_policy import train_recipe
+
+    train_recipe(recipe, [*(["--train_data", data] if data is not None else []), *context.args])
