@@ -6,8 +6,8 @@ SAMPLES := adatok_hf/samples
 .PHONY: demo test lint install
 
 demo: $(VENV)/.installed
-	$(BIN)/adatok reconstruct $(SAMPLES) --budget 4,8,16,32 --out outputs/demo/forced
-	$(BIN)/adatok reconstruct $(SAMPLES) --budget auto --out outputs/demo/chosen
+	$(BIN)/adatok reconstruct $(SAMPLES) --budgets 4,8,16,32 --out outputs/demo/forced
+	$(BIN)/adatok reconstruct $(SAMPLES) --budgets auto --out outputs/demo/chosen
 	@echo "The pictures are in outputs/demo/forced/grid.png and outputs/demo/chosen/grid.png"
 
 test: $(VENV)/.installed

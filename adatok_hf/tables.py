@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""Tables for the terminal and for Markdown."""
 
 from collections.abc import Sequence
 
@@ -25,3 +25,25 @@ def align_columns(lines: Sequence[Sequence[str]]) -> str:
         "  ".join([f"{line[0]:<{first}}", *(f"{cell:>{width}}" for cell, width in zip(line[1:], others))])
         for line in lines
     )
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """
+    A table in Markdown.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf.tables import markdown_table
+
+    >>> print(markdown_table(["image", "budget"], [["a.png", "8"]]))
+    | image | budget |
+    | --- | --- |
+    | a.png | 8 |
+
+    ```"""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+__all__ = ["align_columns", "markdown_table"]

@@ -24,7 +24,6 @@ MODULES = sorted(
         ("adatok_hf.conversion", ROOT / "conversion"),
     )
     for path in folder.rglob("*.py")
-    if "samples" not in path.parts
 )
 
 

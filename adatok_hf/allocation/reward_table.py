@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..checkpoint import model_hash
 from ..files import whole_file, write_json
+from ..metrics.budgets import measure_budgets
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 
 
@@ -156,6 +157,13 @@ class RewardTable:
         """The fidelity reward `-(LPIPS + mse_weight * MSE)`, shape `(images, budgets)`."""
         return -(self.lpips + mse_weight * self.mse)
 
+    def means_at(self, columns: torch.LongTensor) -> dict[str, float]:
+        """`mean_budget` in codes, `lpips` and `psnr` in dB, means over the images at `(images,)` positions."""
+        rows = torch.arange(len(self))
+        values = {"mean_budget": self.budgets[columns].float(), "lpips": self.lpips[rows, columns]}
+        values["psnr"] = self.psnr[rows, columns]
+        return {name: value.mean().item() for name, value in values.items()}
+
     def columns(self, budgets: Sequence[int]) -> torch.LongTensor:
         """Positions of some budgets among the columns; `ValueError` where the table lacks one."""
         missing = sorted(set(budgets) - set(self.info.budgets))
@@ -291,39 +299,6 @@ def _check_same(found: RewardTableInfo, wanted: RewardTableInfo, folder: Path):
 
 
 @torch.inference_mode()
-def measure_budgets(
-    model: AdaTokModel,
-    image_codes: torch.LongTensor,
-    pixel_values: torch.Tensor,
-    lpips: nn.Module,
-    budgets: Sequence[int],
-) -> dict[str, torch.Tensor]:
-    """
-    Decodes images at some budgets, clips and rounds the pixels, and compares them with the originals.
-
-    Args:
-        model ([`AdaTokModel`]): In evaluation mode.
-        image_codes (`torch.LongTensor` of shape `(batch, num_latent_tokens)`): All codes of the images.
-        pixel_values (`torch.Tensor` of shape `(batch, 3, image_size, image_size)`): The originals, in [-1, 1].
-        lpips (`nn.Module`): On the model's device.
-        budgets (`Sequence[int]`): In `1 .. num_latent_tokens`.
-
-    Returns:
-        `dict[str, torch.Tensor]` of shape `(batch, budgets)`, on the CPU: `lpips`, `mse` of values in [-1, 1], and
-        `psnr` in dB.
-    """
-    distances, errors = [], []
-    for budget in budgets:
-        pixels = model.decode(image_codes, budgets=budget).pixel_values.clamp(-1, 1)
-        pixels = (127.5 * (pixels + 1)).round() / 127.5 - 1
-        errors.append((pixels - pixel_values).square().mean(dim=(1, 2, 3)))
-        distances.append(lpips(pixels, pixel_values).flatten())
-    mse = torch.stack(errors, dim=1).cpu()
-    psnr = 10 * torch.log10(4 / mse.clamp(min=1e-10))
-    return {"lpips": torch.stack(distances, dim=1).cpu(), "mse": mse, "psnr": psnr}
-
-
-@torch.inference_mode()
 def _measure_rows(model, processor, dataset, lpips, budgets, rows: range, batch_size: int, progress) -> Iterator[dict]:
     """Yields the columns of one batch after the other."""
     for start in range(rows.start, rows.stop, batch_size):
@@ -367,4 +342,4 @@ def _write_part(path: Path, batches: Iterator[dict]):
         ArrowDataset.from_dict(merged, features=features).to_parquet(temporary)
 
 
-__all__ = ["RewardTable", "RewardTableInfo", "build_reward_table", "measure_budgets"]
+__all__ = ["RewardTable", "RewardTableInfo", "build_reward_table"]

@@ -21,7 +21,7 @@ def calibrate(
     """Make a copy of a model whose policy spends a wanted mean budget, measured on calibration images."""
     from .. import default_checkpoint
     from ..allocation.calibrate import save_calibrated, score_images
-    from ..allocation.calibration import calibrate_cost_bias, check_mean_budget, choose_columns
+    from ..allocation.choice import calibrate_cost_bias, check_mean_budget, choose_columns
     from ..data import load_image_dataset
     from ..files import check_empty
     from ..hub import find_folder

@@ -23,7 +23,7 @@ def encode(
     from ..checkpoint import model_hash
     from ..codec.batches import ImageBatches
     from ..codec.codes_file import ImageCodes, check_codes_path
-    from ..codec.reconstruct import bits_per_pixel
+    from ..metrics.rate import bits_per_pixel
 
     check_codes_path(out)
     if out.is_dir():

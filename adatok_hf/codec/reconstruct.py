@@ -1,72 +1,16 @@
 """What a reconstruction costs and how good it is."""
 
-import math
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
-import numpy as np
 import torch
 from PIL import Image
 
+from ..metrics.images import to_images
+from ..metrics.pairs import perceptual_distance, psnr
+from ..metrics.rate import bits_per_pixel
 from ..tables import align_columns
 from .grid import GridRow, Reconstruction
-
-
-def psnr(original: Image.Image, reconstruction: Image.Image) -> float:
-    """
-    Peak signal-to-noise ratio of two 8-bit pictures of one size.
-
-    Args:
-        original (`PIL.Image.Image`): The picture the model saw.
-        reconstruction (`PIL.Image.Image`): Its reconstruction, clipped and rounded by `post_process`.
-
-    Returns:
-        `float`: in decibels, `inf` for equal pictures.
-
-    Raises:
-        `ValueError`: if the pictures differ in size or mode.
-
-    Example:
-
-    ```python
-    >>> from PIL import Image
-    >>> from adatok_hf.codec.reconstruct import psnr
-
-    >>> round(psnr(Image.new("RGB", (8, 8), (0, 0, 0)), Image.new("RGB", (8, 8), (1, 1, 1))), 2)
-    48.13
-
-    ```"""
-    first, second = (np.asarray(picture, dtype=np.float64) for picture in (original, reconstruction))
-    if first.shape != second.shape:
-        raise ValueError(f"Both pictures must have the same size and mode; got {first.shape} and {second.shape}.")
-    error = np.mean((first - second) ** 2).item()
-    return 10 * math.log10(255**2 / error) if error else math.inf
-
-
-def bits_per_pixel(budget: int, config) -> float:
-    """
-    Rate of one image: its codes and the index of its budget, which a decoder has to be told.
-
-    Args:
-        budget (`int`): In `1 .. num_latent_tokens`.
-        config ([`AdaTokConfig`]): The architecture.
-
-    Returns:
-        `float`: bits per pixel of the `image_size` x `image_size` picture. The index counts among the candidate
-        budgets where the budget is one of them, else among all `num_latent_tokens`.
-
-    Example:
-
-    ```python
-    >>> from adatok_hf import AdaTokConfig
-    >>> from adatok_hf.codec.reconstruct import bits_per_pixel
-
-    >>> bits_per_pixel(32, AdaTokConfig())  # (32 * 12 bits + 3 bits) / 256 ** 2
-    0.0059051513671875
-
-    ```"""
-    choices = len(config.budgets) if budget in config.budgets else config.num_latent_tokens
-    return (budget * math.log2(config.codebook_size) + math.log2(choices)) / config.image_size**2
 
 
 @torch.inference_mode()
@@ -103,26 +47,6 @@ def reconstruct(
     return [list(row) for row in zip(*columns)]
 
 
-@torch.inference_mode()
-def perceptual_distance(network: torch.nn.Module, original: Image.Image, reconstruction: Image.Image) -> float:
-    """
-    LPIPS of two 8-bit pictures.
-
-    Args:
-        network (`torch.nn.Module`): As [`~adatok_hf.metrics.perceptual.load_lpips`] gives it.
-        original, reconstruction (`PIL.Image.Image`): RGB pictures of one size.
-
-    Returns:
-        `float`: 0 for equal pictures, larger for less similar ones.
-    """
-    device = next(network.parameters()).device
-    first, second = (
-        (torch.tensor(np.asarray(picture), device=device).permute(2, 0, 1)[None] / 127.5) - 1
-        for picture in (original, reconstruction)
-    )
-    return network(first, second).item()
-
-
 @dataclass
 class Result:
     """
@@ -157,22 +81,26 @@ def measure(
         original (`PIL.Image.Image`): The picture the model saw.
         reconstructions (`list[Reconstruction]`): As [`reconstruct`] gives them.
         config ([`AdaTokConfig`]): The architecture.
-        lpips (`torch.nn.Module`, *optional*): Perceptual network, see [`perceptual_distance`].
+        lpips (`torch.nn.Module`, *optional*):
+            Perceptual network, see [`~adatok_hf.metrics.pairs.perceptual_distance`].
 
     Returns:
         `tuple[GridRow, list[Result]]`: for [`draw_grid`] and for [`format_table`].
     """
-    results = [
-        Result(
-            image=name,
-            budget=item.budget,
-            bits_per_pixel=bits_per_pixel(item.budget, config),
-            psnr=psnr(original, item.picture),
-            lpips=perceptual_distance(lpips, original, item.picture) if lpips is not None else None,
-            policy=item.policy,
+    device = "cpu" if lpips is None else next(lpips.parameters()).device
+    seen, results = to_images([original]).to(device), []
+    for item in reconstructions:
+        pair = seen, to_images([item.picture]).to(device)
+        results.append(
+            Result(
+                image=name,
+                budget=item.budget,
+                bits_per_pixel=bits_per_pixel(item.budget, config),
+                psnr=psnr(*pair).item(),
+                lpips=None if lpips is None else perceptual_distance(lpips, *pair).item(),
+                policy=item.policy,
+            )
         )
-        for item in reconstructions
-    ]
     cells = [(item, result.psnr) for item, result in zip(reconstructions, results)]
     return GridRow(name, original, cells), results
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..allocation.calibration import choose_columns
+from ..allocation.choice import choose_columns
 from ..checkpoint import model_hash, policy_hash
-from ..codec.reconstruct import bits_per_pixel
 from ..files import hash_file, whole_file, write_json
+from ..metrics.images import to_uint8
 from ..metrics.inception import INCEPTION_FILE, MIN_IMAGES
 from ..metrics.pairs import PairMetrics
 from ..metrics.perceptual import BACKBONE_FILES, DOWNLOADED_FILES
+from ..metrics.rate import whole_bytes
 from ..modeling import AdaTokModel
 from .codecs import CompressedBatch, check_codecs
 from .protocol import Protocol
@@ -98,13 +98,6 @@ class EvaluationSettings:
         ):
             if metric in self.metrics and num_images < least:
                 raise ValueError(f"{metric} needs at least {least:,} images; got {num_images:,}: {way_out}.")
-
-
-def to_uint8(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Clips pixel values to [-1, 1] and rounds them to 0..255; `ValueError` if there is NaN among them."""
-    if pixel_values.isnan().any():
-        raise ValueError("The model gives NaN for some images; its weights are damaged or overflow in this precision.")
-    return ((pixel_values.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 class EvaluationRun:
@@ -313,11 +306,6 @@ class EvaluationRun:
         device = self.model.device
         values = self.pair_metrics.measure(originals.to(device), reconstructions.to(device))
         return {name: column.double().cpu() for name, column in values.items() if name in self.settings.metrics}
-
-
-def whole_bytes(budget: int, config) -> int:
-    """Bytes of an image at a budget, the index of the budget included: whole ones, as a file has them."""
-    return math.ceil(bits_per_pixel(budget, config) * config.image_size**2 / 8 - 1e-9)
 
 
 def hash_images(images: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,10 @@ from accelerate import PartialState
 from torch.utils.data import Dataset
 
 from ..checkpoint import model_hash, policy_hash
-from ..codec.reconstruct import bits_per_pixel
 from ..files import write_json
 from ..metrics.inception import MIN_IMAGES, FeatureStatistics, frechet_distance, kernel_distance, load_inception
 from ..metrics.perceptual import load_lpips
+from ..metrics.rate import bits_per_pixel
 from ..modeling import AdaTokModel
 from ..tables import align_columns
 from .codecs import curve_qualities

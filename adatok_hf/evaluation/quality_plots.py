@@ -6,10 +6,11 @@ import torch
 from PIL import Image
 
 from ..codec.grid import GridRow, Reconstruction, draw_grid
-from ..codec.reconstruct import psnr
 from ..files import whole_file
-from ..study.plots import STYLE
-from .evaluate import AUTO, EvaluationRun, to_uint8
+from ..metrics.images import to_uint8
+from ..metrics.pairs import psnr
+from ..plotting import new_figure
+from .evaluate import AUTO, EvaluationRun
 
 
 COLORS = {"model": "#0b5fa5", "auto": "#e85d24", "jpeg": "#8a8a8a", "webp": "#009e73", "avif": "#cc79a7"}
@@ -37,19 +38,12 @@ def plot_quality(report: dict, out: str | Path) -> str | None:
     Raises:
         `ImportError`: without matplotlib.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'adatok-hf[eval]'.") from error
-
     panels = [name for name in PANELS if name in report["metrics"]]
     if not panels:
         return None
-    with matplotlib.rc_context(STYLE), whole_file(Path(out) / "quality.png") as path:
-        columns = min(2, len(panels))
-        lines = -(-len(panels) // columns)
-        figure = Figure(figsize=(4.2 * columns, 0.5 + 3.1 * lines), layout="constrained")  # no pyplot, no window
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    with new_figure(Path(out) / "quality.png", (4.2 * columns, 0.5 + 3.1 * lines)) as figure:
         grid = figure.subplots(lines, columns, squeeze=False).flatten()
         for axes, metric in zip(grid, panels):
             _draw_panel(axes, report, metric)
@@ -57,7 +51,6 @@ def plot_quality(report: dict, out: str | Path) -> str | None:
             axes.set_axis_off()
         handles = {line.get_label(): line for axes in grid for line in axes.get_lines() if line.get_label()[0] != "_"}
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=5)
-        figure.savefig(path)
     return "quality.png"
 
 
@@ -127,12 +120,13 @@ def _extreme_rows(run: EvaluationRun, columns: dict[str, torch.Tensor], order: l
     budgets = columns["budgets"][rows]
     codes = model.encode(pixel_values, budgets=model.config.num_latent_tokens).image_codes
     decoded = model.decode(codes, budgets=budgets.to(model.device)).pixel_values
-    pictures = zip(*(map(_to_picture, to_uint8(pixels).cpu()) for pixels in (pixel_values, decoded)))
+    pair = [to_uint8(pixels).cpu() for pixels in (pixel_values, decoded)]
+    pictures, qualities = zip(*(map(_to_picture, images) for images in pair)), psnr(*pair).tolist()
     grid_rows = []
-    for row, budget, (original, reconstruction) in zip(rows, budgets.tolist(), pictures):
+    for row, budget, (original, reconstruction), quality in zip(rows, budgets.tolist(), pictures, qualities):
         name = f"{word} LPIPS {columns['lpips'][row]:.3f}"
         cell = Reconstruction(budget, reconstruction)
-        grid_rows.append(GridRow(name, original, [(cell, psnr(original, reconstruction))]))
+        grid_rows.append(GridRow(name, original, [(cell, quality)]))
     return grid_rows
 
 

@@ -37,6 +37,18 @@ def _check_dtype(images: torch.Tensor):
         )
 
 
+def to_uint8(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Clips pixel values to [-1, 1] and rounds them to 0..255; `ValueError` if there is NaN among them."""
+    if pixel_values.isnan().any():
+        raise ValueError("The model gives NaN for some images; its weights are damaged or overflow in this precision.")
+    return ((pixel_values.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_pixel_values(images: torch.Tensor) -> torch.Tensor:
+    """uint8 images in 0..255 to pixel values in [-1, 1], float32."""
+    return images / 127.5 - 1
+
+
 def to_images(images) -> torch.Tensor:
     """
     Brings a batch into the form the metrics compute with.
@@ -86,4 +98,4 @@ def to_images(images) -> torch.Tensor:
     return check_images(images.permute(0, 3, 1, 2))
 
 
-__all__ = ["check_images", "to_images"]
+__all__ = ["check_images", "to_images", "to_pixel_values", "to_uint8"]

@@ -2,11 +2,10 @@
 
 import torch
 
-from .images import check_images
+from .images import check_images, to_pixel_values
 
 
 SSIM_WINDOW = 11  # pixels
-LPIPS_MIN_SIZE = 32  # pixels: smaller images vanish in the pooling of AlexNet
 
 
 def check_pairs(references: torch.Tensor, reconstructions: torch.Tensor, min_size: int = 1):
@@ -41,7 +40,7 @@ def _precise(images: torch.Tensor) -> torch.Tensor:
 
 def psnr(references: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
     """
-    Peak signal-to-noise ratio by torchmetrics, `data_range=255`.
+    Peak signal-to-noise ratio, as torchmetrics has it with `data_range=255`.
 
     Args:
         references, reconstructions (`torch.Tensor` of shape `(batch, 3, height, width)`): uint8, in 0..255.
@@ -63,12 +62,20 @@ def psnr(references: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tenso
     48.13
 
     ```"""
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
     check_pairs(references, reconstructions)
-    return peak_signal_noise_ratio(
-        _precise(reconstructions), _precise(references), data_range=255.0, reduction="none", dim=(1, 2, 3)
-    )
+    errors = (_precise(reconstructions) - _precise(references)).square().mean(dim=(1, 2, 3))
+    return psnr_of_error(errors, data_range=255)
+
+
+def psnr_of_error(errors: torch.Tensor, data_range: float) -> torch.Tensor:
+    """
+    Peak signal-to-noise ratio in dB of mean squared errors.
+
+    Args:
+        errors (`torch.Tensor`): Of any shape; 0 gives `inf`.
+        data_range (`float`): What lies between black and white: 255 for 8-bit values, 2 for pixel values in [-1, 1].
+    """
+    return 10 * torch.log10(data_range**2 / errors)
 
 
 def ssim(references: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tensor:
@@ -117,7 +124,7 @@ def perceptual_distance(
         network (`torch.nn.Module`):
             As [`~adatok_hf.metrics.perceptual.load_lpips`] gives it, on the device of the images.
         references, reconstructions (`torch.Tensor` of shape `(batch, 3, height, width)`):
-            uint8, in 0..255, at least 32 x 32 pixels.
+            uint8, in 0..255, as large as the network needs them.
 
     Returns:
         `torch.Tensor` of shape `(batch,)`: float32, 0 where both images are equal.
@@ -125,8 +132,8 @@ def perceptual_distance(
     Raises:
         `ValueError`: as [`check_pairs`], and if the network gives something that is not finite.
     """
-    check_pairs(references, reconstructions, min_size=LPIPS_MIN_SIZE)
-    distances = network(references / 127.5 - 1, reconstructions / 127.5 - 1).flatten()
+    check_pairs(references, reconstructions)
+    distances = network(to_pixel_values(references), to_pixel_values(reconstructions)).flatten()
     if not distances.isfinite().all():
         raise ValueError("LPIPS gives NaN or infinity for some images; check the weights of the network.")
     return distances
@@ -174,4 +181,4 @@ class PairMetrics:
         return values
 
 
-__all__ = ["PairMetrics", "check_pairs", "perceptual_distance", "psnr", "ssim"]
+__all__ = ["PairMetrics", "check_pairs", "perceptual_distance", "psnr", "psnr_of_error", "ssim"]

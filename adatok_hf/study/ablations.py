@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..allocation.calibration import choose_columns
+from ..allocation.choice import choose_columns
 from ..allocation.grpo import entropy
 from ..allocation.reward_table import RewardTable
 from .arms import Arm, HeldOut

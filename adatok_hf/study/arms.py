@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from ..allocation.calibration import choose_columns
+from ..allocation.choice import choose_columns
 from ..allocation.reward_table import RewardTable
 from . import controls
 

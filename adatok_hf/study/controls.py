@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..allocation.calibration import calibrate_cost_bias, choose_columns
+from ..allocation.choice import calibrate_cost_bias, check_mean_budget, choose_columns
 from ..allocation.reward_table import RewardTable
 from ..modeling import AdaTokConfig
 from ..modeling.modeling_adatok import AdaTokPolicy
@@ -190,13 +190,9 @@ def predict_fidelity(
 
 
 def _checked(budgets: Sequence[int] | torch.Tensor, mean_budget: float) -> torch.Tensor:
-    budgets = torch.as_tensor(budgets).double()
-    if not budgets[0] <= mean_budget <= budgets[-1]:
-        raise ValueError(
-            f"The mean budget must lie between {budgets[0]:g} and {budgets[-1]:g}, the budgets there are; "
-            f"got {mean_budget:g}."
-        )
-    return budgets
+    budgets = torch.as_tensor(budgets)
+    check_mean_budget(mean_budget, budgets.tolist())
+    return budgets.double()
 
 
 def _slope(budgets: torch.Tensor, loss: torch.Tensor, first: int, second: int) -> float:

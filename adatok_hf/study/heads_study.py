@@ -14,10 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import set_seed
 
-from ..allocation.reward_table import measure_budgets
 from ..checkpoint import load_checkpoint, model_hash
 from ..data import ImageCollator, load_image_dataset
 from ..files import write_json
+from ..metrics.budgets import measure_budgets
 from ..metrics.perceptual import load_lpips
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 from ..tables import align_columns

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ..files import whole_file
+from ..plotting import new_figure
 
 
 COLORS = {
@@ -25,24 +25,6 @@ COLORS = {
     "target mean": "#009e73",
 }
 DASHED = {"time-sharing hull": ":", "oracle (reward)": "--"}
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#555555",
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "figure.dpi": 150,
-    "savefig.dpi": 150,
-}
 
 
 def plot_study(result: dict, out: str | Path) -> list[str]:
@@ -61,12 +43,6 @@ def plot_study(result: dict, out: str | Path) -> list[str]:
     Raises:
         `ImportError`: without matplotlib.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'adatok-hf[eval]'.") from error
-
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, tuple[Callable, tuple[float, float]]] = {
@@ -76,10 +52,8 @@ def plot_study(result: dict, out: str | Path) -> list[str]:
         "sweep.png": (_draw_sweep, (8.4, 3.6)),
     }
     for name, (draw, size) in drawings.items():
-        with matplotlib.rc_context(STYLE), whole_file(out / name) as path:
-            figure = Figure(figsize=size, layout="constrained")  # no pyplot: nothing global, no window
+        with new_figure(out / name, size) as figure:
             draw(figure, result)
-            figure.savefig(path)
     return list(drawings)
 
 

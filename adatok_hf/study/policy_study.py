@@ -12,6 +12,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
+from ..allocation.choice import check_mean_budget
 from ..allocation.reward_table import RewardTable
 from ..files import whole_file
 from ..modeling import AdaTokConfig
@@ -167,10 +168,8 @@ def _checked(
             raise ValueError(
                 f"The policy reads {2 * config.hidden_size} features, a reward table has {table.features.shape[1]}."
             )
-    if mean_budget is not None and not config.budgets[0] <= mean_budget <= config.budgets[-1]:
-        raise ValueError(
-            f"The mean budget must lie between {config.budgets[0]} and {config.budgets[-1]}; got {mean_budget}."
-        )
+    if mean_budget is not None:
+        check_mean_budget(mean_budget, config.budgets)
     seen = set(train_table.image_hashes)
     rows = [row for row, image in enumerate(eval_table.image_hashes) if image not in seen]
     if len(rows) < MIN_IMAGES:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ..files import whole_file
+from ..tables import markdown_table
 
 
 ARGUMENTS = (
@@ -54,7 +55,7 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if not (folder / "study.json").is_file():
-        raise ValueError(f"There is no study.json in {folder}; run `adatok study --out {folder}` first.")
+        raise ValueError(f"There is no study.json in {folder}; run `adatok study policy --out {folder}` first.")
     result = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     heads = folder / "heads.json"
     heads = json.loads(heads.read_text(encoding="utf-8")) if heads.is_file() else None
@@ -189,7 +190,7 @@ def _arms(result: dict) -> str:
         for row in result["rows"]
     ]
     header = ["arm", "mean budget", "LPIPS", "PSNR (dB)", "policy better by, LPIPS", "policy better by, dB", "seeds"]
-    return _table(header, rows) + (
+    return markdown_table(header, rows) + (
         "\n\nUniform interpolates between neighbouring columns of the table, also those between the candidates, which "
         "the next larger candidate's head serves. The time-sharing hull is the best lottery over the candidates. "
         "Both WebP arms deal out the policy's own budgets, by the size of the picture's file and in the reverse order."
@@ -215,7 +216,7 @@ def _groups(result: dict) -> str:
     ]
     return (
         "\n".join(f"- {sentence}" for sentence in _about_complexity(result))
-        + f"\n\n{_table(header, rows)}\n\n{_table(['budgets of, against', 'Spearman'], correlations)}"
+        + f"\n\n{markdown_table(header, rows)}\n\n{markdown_table(['budgets of, against', 'Spearman'], correlations)}"
     )
 
 
@@ -279,7 +280,7 @@ def _weighting(result: dict) -> str:
         "Every policy as it was trained, without a cost bias, so each at its own mean.\n\n"
         + "\n".join(sentences)
         + "\n\nStraight pieces between the points of a convex front lie a little above it, which favours what is held "
-        "against them; the second comparison does not have this fault.\n\n" + _table(header, rows)
+        "against them; the second comparison does not have this fault.\n\n" + markdown_table(header, rows)
     )
 
 
@@ -304,7 +305,7 @@ def _scale(result: dict) -> str:
         "Rewards divided by each image's own deviation lose how much an image gains in absolute terms. Against a "
         f"policy trained so, at the common mean, the policy is {verdict}. As trained, the budgets of the former "
         f"deviate by {group['as_trained']['std_budget']:.2f} codes over the images, those of the latter by "
-        f"{policy['as_trained']['std_budget']:.2f}.\n\n" + _table([*header, "most frequent budget"], rows)
+        f"{policy['as_trained']['std_budget']:.2f}.\n\n" + markdown_table([*header, "most frequent budget"], rows)
     )
 
 
@@ -318,7 +319,7 @@ def _candidates(result: dict) -> str:
             numbers = [f"{row['lpips']:.4f}", difference, f"{row['oracle_lpips']:.4f}"]
         rows.append([str(row["candidates"]), ", ".join(map(str, row["budgets"])), *numbers])
     header = ["candidates", "budgets", "LPIPS", "less the policy's", "LPIPS of the oracle (reward)"]
-    return "All at the common mean.\n\n" + _table(header, rows)
+    return "All at the common mean.\n\n" + markdown_table(header, rows)
 
 
 def _heads(heads: dict) -> str:
@@ -337,7 +338,7 @@ def _heads(heads: dict) -> str:
         f"Trained from the same base on the same images at the same budgets: {heads['steps']:,} steps of "
         f"{heads['images_per_step']} images, {heads['seeds']} seeds, measured on {heads['n']:,} held-out "
         f"images. Parameters of the heads: {parameters}. Positive: K heads are better.\n\n"
-        + _table(["arm", "budget", "PSNR (dB)", "LPIPS", "LPIPS less that of K heads"], rows)
+        + markdown_table(["arm", "budget", "PSNR (dB)", "LPIPS", "LPIPS less that of K heads"], rows)
     )
 
 
@@ -361,11 +362,6 @@ def _zero(ci: list[float]) -> str:
 
 def _bounds(ci: list[float], form: str = ".4f") -> str:
     return f"[{ci[0]:{form}}, {ci[1]:{form}}]"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 __all__ = ["conclusions", "format_report", "format_study_table", "last_line", "write_report"]

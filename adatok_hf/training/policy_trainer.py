@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from ..allocation.calibration import choose_columns
+from ..allocation.choice import choose_columns
 from ..allocation.grpo import SCALES, entropy, group_advantages, grpo_loss, kl_divergence, reward_scale
 from ..allocation.pareto import (
     FixedWeighting,
@@ -259,15 +259,11 @@ class AdaTokPolicyTrainer(StatefulTrainer):
         policy = self.accelerator.unwrap_model(self.model).eval()
         log_probs = policy(table.features.to(self.args.device)).log_softmax(dim=-1)
         columns = choose_columns(log_probs, self.budgets.to(log_probs.device), 0.0).cpu()
-        rows = torch.arange(len(table))
-        metrics = {
-            "mean_budget": self.budgets[columns].float().mean(),
-            "lpips": table.lpips[rows, columns].mean(),
-            "psnr": table.psnr[rows, columns].mean(),
-            "entropy": entropy(log_probs).mean(),
-            "top_share": columns.bincount().max() / len(columns),
+        metrics = table.means_at(columns) | {
+            "entropy": entropy(log_probs).mean().item(),
+            "top_share": (columns.bincount().max() / len(columns)).item(),
         }
-        metrics = {f"{metric_key_prefix}_{name}": value.item() for name, value in metrics.items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         objectives = self.advantages(table.fidelity(self.args.mse_weight).to(log_probs.device))
         fidelity, efficiency = (log_probs.exp()[:, None] * objectives).sum(dim=-1).mean(dim=0).tolist()
         self._point = (fidelity, efficiency)

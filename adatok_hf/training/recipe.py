@@ -35,7 +35,7 @@ def parse_recipe(stage: str, recipe: str, overrides: Sequence[str], argument_cla
     Args:
         stage (`str`): Which of the package's recipes a name stands for, `"tokenizer"` or `"policy"`.
         recipe (`str`): Name of a shipped recipe, or path of a YAML file.
-        overrides (`Sequence[str]`): As on a command line, `["--learning_rate", "1e-4"]`; they win over the recipe.
+        overrides (`Sequence[str]`): As on a command line, `["--learning-rate", "1e-4"]`; they win over the recipe.
         argument_classes (`Sequence[type]`): Dataclasses for [`~transformers.HfArgumentParser`].
 
     Returns:

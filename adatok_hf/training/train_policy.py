@@ -10,7 +10,7 @@ from accelerate import PartialState
 from transformers import PrinterCallback, set_seed
 
 from .. import default_checkpoint
-from ..allocation.calibration import choose_columns
+from ..allocation.choice import choose_columns
 from ..allocation.reward_table import RewardTable, build_reward_table
 from ..checkpoint import copy_checkpoint, load_checkpoint, read_metrics
 from ..data import load_image_dataset
@@ -183,13 +183,7 @@ def train(data_arguments: PolicyDataArguments, arguments: PolicyTrainingArgument
 @torch.no_grad()
 def measure_policy(policy: AdaTokPolicy, table: RewardTable) -> dict[str, float]:
     """Mean budget, LPIPS and PSNR (dB) of the policy's choice on a table whose columns are its candidates."""
-    columns = choose_columns(policy(table.features), table.budgets, 0.0)
-    rows = torch.arange(len(table))
-    return {
-        "mean_budget": table.budgets[columns].float().mean().item(),
-        "psnr": table.psnr[rows, columns].mean().item(),
-        "lpips": table.lpips[rows, columns].mean().item(),
-    }
+    return table.means_at(choose_columns(policy(table.features), table.budgets, 0.0))
 
 
 def policy_facts(
@@ -252,7 +246,7 @@ def train_recipe(recipe: str, overrides: Sequence[str] = ()):
 
     Args:
         recipe (`str`): Name of a shipped recipe, or path of a YAML file.
-        overrides (`Sequence[str]`, *optional*): Any field of the argument classes, as in `--entropy_coef 0.1`.
+        overrides (`Sequence[str]`, *optional*): Any field of the argument classes, as in `--entropy-coef 0.1`.
     """
     argument_classes = [PolicyDataArguments, PolicyTrainingArguments]
     run_recipe("policy", recipe, overrides, argument_classes, train)

@@ -116,7 +116,7 @@ def train_recipe(recipe: str, overrides: Sequence[str] = ()):
 
     Args:
         recipe (`str`): Name of a shipped recipe, or path of a YAML file.
-        overrides (`Sequence[str]`, *optional*): Any field of the argument classes, as in `--learning_rate 1e-4`.
+        overrides (`Sequence[str]`, *optional*): Any field of the argument classes, as in `--learning-rate 1e-4`.
     """
     argument_classes = [ModelArguments, DataArguments, ReconstructionTrainingArguments]
     run_recipe("tokenizer", recipe, overrides, argument_classes, train)

@@ -17,7 +17,8 @@ from adatok_hf.cli.decode import png_names
 from adatok_hf.codec.batches import ImageBatches
 from adatok_hf.codec.codes_file import ImageCodes
 from adatok_hf.codec.grid import Reconstruction, draw_grid
-from adatok_hf.codec.reconstruct import bits_per_pixel, measure, psnr, reconstruct
+from adatok_hf.codec.reconstruct import measure, reconstruct
+from adatok_hf.metrics.rate import bits_per_pixel
 
 
 @pytest.fixture(autouse=True)
@@ -396,14 +397,6 @@ def test_the_process_itself_gives_one_line_and_the_exit_code(tmp_path):
 def test_bits_per_pixel_count_the_budget_index(tiny_config):
     assert bits_per_pixel(8, tiny_config) == pytest.approx((8 * 6 + math.log2(3)) / 1024)
     assert bits_per_pixel(5, tiny_config) == pytest.approx((5 * 6 + 4) / 1024)
-
-
-def test_psnr_is_that_of_the_rounded_pictures():
-    black = Image.new("RGB", (4, 4))
-    assert psnr(black, black) == math.inf
-    assert psnr(black, Image.new("RGB", (4, 4), (255, 255, 255))) == pytest.approx(0)
-    with pytest.raises(ValueError, match="same size and mode"):
-        psnr(black, Image.new("RGB", (5, 4)))
 
 
 def test_the_grid_shows_every_pixel_of_original_and_reconstructions(sample_images, tiny_config):

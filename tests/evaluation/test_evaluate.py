@@ -12,12 +12,14 @@ from PIL import Image
 
 from adatok_hf import AdaTokImageProcessor, AdaTokModel
 from adatok_hf.cli import main
-from adatok_hf.codec.reconstruct import bits_per_pixel, psnr
 from adatok_hf.evaluation import evaluate
-from adatok_hf.evaluation.evaluate import EvaluationRun, whole_bytes
+from adatok_hf.evaluation.evaluate import EvaluationRun
 from adatok_hf.evaluation.reference import ReferenceStatistics
 from adatok_hf.files import hash_file
+from adatok_hf.metrics.images import to_images
 from adatok_hf.metrics.inception import INCEPTION_FILE
+from adatok_hf.metrics.pairs import psnr
+from adatok_hf.metrics.rate import bits_per_pixel, whole_bytes
 
 
 NUM_IMAGES = 10  # as `images` has
@@ -89,7 +91,7 @@ def test_rows_equal_what_the_model_gives_directly(adatok, tmp_path, checkpoint, 
         for row, budgets in zip(read(tmp_path)["rows"], (10, None)):
             encoded = model.encode(pixels, budgets=budgets)
             decoded = processor.post_process(model.decode(encoded.image_codes, budgets=encoded.budgets).pixel_values)
-            assert row["psnr"] == pytest.approx(np.mean([psnr(*pair) for pair in zip(originals, decoded)]), abs=0.01)
+            assert row["psnr"] == pytest.approx(psnr(to_images(originals), to_images(decoded)).mean().item(), abs=0.01)
             kept = encoded.budgets.tolist()
             assert row["mean_budget"] == np.mean(kept) and row["median_budget"] == np.median(kept)
             assert row["bits_per_pixel"] == pytest.approx(np.mean([bits_per_pixel(k, model.config) for k in kept]))

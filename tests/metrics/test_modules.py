@@ -14,9 +14,9 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from adatok_hf import AdaTokConfig
-from adatok_hf.codec.reconstruct import bits_per_pixel
 from adatok_hf.metrics import MODULES, metric_path
 from adatok_hf.metrics.perceptual import load_lpips
+from adatok_hf.metrics.rate import bits_per_pixel
 
 
 def tiny_features(images: torch.Tensor) -> torch.Tensor:

@@ -88,8 +88,8 @@ def test_images_smaller_than_the_window(network, one_sentence):
     small = torch.zeros(1, 3, 10, 31, dtype=torch.uint8)
     with one_sentence("11 x 11", "(10, 31)"):
         ssim(small, small)
-    small = torch.zeros(1, 3, 40, 31, dtype=torch.uint8)
-    with one_sentence("32 x 32", "(40, 31)"):
+    small = torch.zeros(1, 3, 40, 30, dtype=torch.uint8)
+    with one_sentence("31 pixels", "30"):
         perceptual_distance(network, small, small)
 
 

@@ -7,7 +7,7 @@ import datasets
 import evaluate
 import torch
 
-from adatok_hf.codec.reconstruct import bits_per_pixel
+from adatok_hf.metrics.rate import bits_per_pixel
 from adatok_hf.metrics.streaming import StreamingMetric
 
 

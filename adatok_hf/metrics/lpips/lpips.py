@@ -27,7 +27,7 @@ _CITATION = """\
 _KWARGS_DESCRIPTION = """
 Args:
     predictions, references (array or tensor of shape `(batch, height, width, 3)`, or list of RGB pictures):
-        Reconstructions and their originals: uint8 in 0..255, one size in a batch, at least 32 x 32 pixels.
+        Reconstructions and their originals: uint8 in 0..255, one size in a batch, at least 31 x 31 pixels.
     net (`str`, *optional*, defaults to `"alex"`): To `evaluate.load`: the backbone, `"alex"` or `"vgg"`.
     weights_dir (`str`, *optional*):
         To `evaluate.load`: a folder with the backbone's weights. Without it `ADATOK_WEIGHTS_DIR`, and without that

@@ -1,4 +1,4 @@
-"""Mean peak signal-to-noise ratio of reconstructions, by torchmetrics."""
+"""Mean peak signal-to-noise ratio of reconstructions."""
 
 import evaluate
 import torch
@@ -9,7 +9,7 @@ from adatok_hf.metrics.streaming import PairMetric, image_info
 
 _DESCRIPTION = """\
 The peak signal-to-noise ratio tells how far the pixels of a reconstruction are from those of its original, in
-decibels. It is computed for each image by torchmetrics, and the ratios are averaged over the images.
+decibels. It is computed for each image, as torchmetrics does, and the ratios are averaged over the images.
 """
 
 _CITATION = """\

@@ -1,5 +1,6 @@
 """
-Draws the sample pictures beside this file, but for the photographs, from simple to complex: `python draw_samples.py`.
+Draws the sample pictures of the package, but for the photographs, from simple to complex:
+`python docs/draw_samples.py`.
 
 Needs the fonts DejaVu and Noto Color Emoji (Debian: `fonts-dejavu-core`, `fonts-noto-color-emoji`).
 """
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 
+SAMPLES = Path(__file__).parent.parent / "adatok_hf" / "samples"
 SIZE = 256
 SCALE = 4  # drawn larger and reduced, which smooths the edges
 EMOJI_FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
@@ -258,7 +260,7 @@ def main():
     }
     for name, image in pictures.items():
         options = {"quality": 88, "method": 6} if name.endswith(".webp") else {"optimize": True}
-        image.save(Path(__file__).parent / name, **options)
+        image.save(SAMPLES / name, **options)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def calibrate_cost_bias(
 
     ```python
     >>> import torch
-    >>> from adatok_hf.allocation.calibration import calibrate_cost_bias, choose_columns
+    >>> from adatok_hf.allocation.choice import calibrate_cost_bias, choose_columns
 
     >>> budgets = torch.tensor([8, 16, 32])
     >>> logits = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ from torch import nn
 
 import adatok_hf.modeling
 from adatok_hf.allocation.calibrate import save_calibrated, score_images
-from adatok_hf.allocation.calibration import calibrate_cost_bias, choose_columns
+from adatok_hf.allocation.choice import calibrate_cost_bias, choose_columns
 from adatok_hf.checkpoint import load_checkpoint, model_hash
 from adatok_hf.cli import main
 from adatok_hf.files import whole_folder
