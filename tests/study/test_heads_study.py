@@ -14,7 +14,7 @@ from adatok_hf.cli import main
 from adatok_hf.data import ImageFolder
 from adatok_hf.study import heads_study as heads
 from adatok_hf.study.heads_study import ARMS, build_arm, count_head_parameters, format_heads_table, merge_heads
-from adatok_hf.training import tokenizer_trainer as reconstruction_trainer
+from adatok_hf.training import tokenizer_trainer
 from adatok_hf.training.tokenizer_trainer import ReconstructionTrainer
 
 
@@ -48,7 +48,7 @@ class RecordingTrainer(ReconstructionTrainer):
 
 @pytest.fixture(autouse=True)
 def light_networks(monkeypatch):
-    for module in (heads, reconstruction_trainer):
+    for module in (heads, tokenizer_trainer):
         monkeypatch.setattr(module, "load_lpips", lambda *args: Distance())
 
 
@@ -98,7 +98,7 @@ def study(inputs, tmp_path_factory):
     """A whole study: its result, its folder, and the trainers by arm and seed."""
     out, made_before = tmp_path_factory.mktemp("study"), len(RecordingTrainer.made)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (heads, reconstruction_trainer):
+        for module in (heads, tokenizer_trainer):
             patch.setattr(module, "load_lpips", lambda *args: Distance())
         patch.setattr(heads, "ReconstructionTrainer", RecordingTrainer)
         result = heads.run_heads_study(**inputs, out=out, **ARGUMENTS)
