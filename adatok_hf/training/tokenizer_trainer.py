@@ -1,6 +1,5 @@
 """The Trainer of stage 1: prioritized representation learning."""
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from ..files import whole_files
+from ..checkpoint import save_checkpoint
 from ..metrics.perceptual import load_lpips
-from ..model_card import model_card
+from ..model_card import read_license
 from ..modeling import AdaTokModel
 from .discriminator import PatchDiscriminator
 from .latent_revival import revive_latents
@@ -307,18 +306,17 @@ class ReconstructionTrainer(StatefulTrainer):
         Writes a complete checkpoint: averaged weights, configuration, code, image processor, metrics and model card.
 
         Args:
-            output_dir (`str`): The folder. Each file is replaced only when all have been written.
+            output_dir (`str`): The folder, see [`~adatok_hf.checkpoint.save_checkpoint`].
             metrics (`dict`): See [`~adatok_hf.model_card.model_card`].
         """
-        with whole_files(output_dir) as folder:
-            weights = self.ema.module.state_dict()
-            if self.args.export_half_precision:
-                weights = {name: self._in_half_precision(name, value) for name, value in weights.items()}
-            self.ema.module.save_pretrained(folder, state_dict=weights)
-            self.processing_class.save_pretrained(folder)
-            (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-            card = model_card(self.model.config, Path(output_dir).name, metrics)
-            (folder / "README.md").write_text(card, encoding="utf-8")
+        weights = self.ema.module.state_dict()
+        if self.args.export_half_precision:
+            weights = {name: self._in_half_precision(name, value) for name, value in weights.items()}
+        base = self.model.name_or_path  # folder of the weights that training started from, if any
+        license = read_license(Path(base)) if base else None
+        save_checkpoint(
+            output_dir, self.ema.module, self.processing_class, metrics=metrics, license=license, state_dict=weights
+        )
 
     def _in_half_precision(self, name: str, value: torch.Tensor) -> torch.Tensor:
         rounded = value.half() if value.is_floating_point() else value

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from adatok_hf import AdaTokModel
 from adatok_hf.data import ImageCollator
+from adatok_hf.model_card import model_card, read_license
 from adatok_hf.modeling.modeling_adatok import AdaTokLayer
 from adatok_hf.training import tokenizer_trainer
 
@@ -262,3 +263,13 @@ def test_muon_trains_the_matrices_of_the_layers_and_adamw_the_rest(make_trainer)
 def test_a_perceptual_crop_beyond_the_image_is_refused(make_trainer, one_sentence, size):
     with one_sentence("perceptual_crop", str(size)):
         make_trainer(perceptual_crop=size)
+
+
+def test_an_export_has_the_licence_of_the_weights_that_training_started_from(make_trainer, tmp_path, tiny_config):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text(model_card(tiny_config, "base", license="mit"), encoding="utf-8")
+    for base, license in (("", "apache-2.0"), (str(tmp_path / "base"), "mit")):
+        trainer = make_trainer()
+        trainer.model.name_or_path = base
+        trainer.export(str(tmp_path / f"out-{license}"), {})
+        assert read_license(tmp_path / f"out-{license}") == license
