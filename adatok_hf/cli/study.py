@@ -30,8 +30,8 @@ def policy(
     from ..study.plots import plot_study
     from ..study.policy_study import run_study
     from ..study.report import format_study_table, last_line, write_report
+    from ..training.policy_arguments import PolicyDataArguments, PolicyTrainingArguments
     from ..training.recipe import parse_recipe
-    from ..training.train_policy import PolicyDataArguments, PolicyTrainingArguments
 
     prepare_folder(out)
     network, _, _ = load_model(model, "cpu")

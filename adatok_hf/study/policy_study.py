@@ -61,7 +61,7 @@ def run_study(
         train_table ([`RewardTable`]): What the policies learn from.
         eval_table ([`RewardTable`]): Held-out images; those that are among the training images are dropped.
         config ([`AdaTokConfig`]): Gives the candidates and the sizes of the policy.
-        arguments ([`~adatok_hf.training.policy_trainer.PolicyTrainingArguments`]): How the policy is trained. The
+        arguments ([`~adatok_hf.training.policy_arguments.PolicyTrainingArguments`]): How the policy is trained. The
             ablations replace single fields.
         out (`str` or `Path`): Folder for `study.json` and `runs`; made if need be.
         policy ([`AdaTokPolicy`], *optional*): That of a checkpoint, judged beside the freshly trained ones.

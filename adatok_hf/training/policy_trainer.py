@@ -1,15 +1,13 @@
 """The Trainer of stage 2: a policy over candidate budgets, by GRPO whose groups are complete."""
 
 from copy import deepcopy
-from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import TrainingArguments
 
 from ..allocation.choice import choose_columns
-from ..allocation.grpo import SCALES, entropy, group_advantages, grpo_loss, kl_divergence, reward_scale
+from ..allocation.grpo import entropy, group_advantages, grpo_loss, kl_divergence, reward_scale
 from ..allocation.pareto import (
     FixedWeighting,
     GradientWeighting,
@@ -19,55 +17,11 @@ from ..allocation.pareto import (
 )
 from ..allocation.reward_table import RewardTable
 from ..modeling.modeling_adatok import AdaTokPolicy
+from .policy_arguments import PolicyTrainingArguments
 from .stateful_trainer import StatefulTrainer
 
 
-WEIGHTINGS = ("gradient", "hypervolume", "fixed", "target_mean")
 MIN_IMAGES = 64
-
-
-@dataclass
-class PolicyTrainingArguments(TrainingArguments):
-    """
-    Arguments of stage 2, adaptive token allocation: those of [`~transformers.TrainingArguments`], GRPO in the words of
-    TRL, and Dynamic Pareto Weighting.
-    """
-
-    # The rows are tensors already; Trainer would look for their names in the signature of the policy.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: the loss needs the rewards."})
-    epsilon: float = field(default=0.2, metadata={"help": "The probability ratio is clipped to 1 - and 1 + this."})
-    beta: float = field(default=0.0, metadata={"help": "Weight of the KL divergence from the policy at the start."})
-    num_iterations: int = field(default=1, metadata={"help": "Steps between refreshes of the old policy."})
-    scale_rewards: str = field(
-        default="dataset",
-        metadata={"help": "Divide advantages by the deviation over the dataset, by each group's own, or by none."},
-    )
-    entropy_coef: float = field(default=0.2, metadata={"help": "Weight of the policy's entropy, in nats."})
-    mse_weight: float = field(default=1.0, metadata={"help": "Fidelity is -(LPIPS + this * squared error)."})
-    weighting: str = field(
-        default="gradient",
-        metadata={"help": "gradient and hypervolume (Dynamic Pareto Weighting), fixed, or target_mean (Lagrange)."},
-    )
-    fidelity_weight: float = field(default=0.5, metadata={"help": "First weight of fidelity; efficiency's is 1 - it."})
-    weighting_learning_rate: float = field(default=0.05, metadata={"help": "Step of the weights."})
-    weight_floor: float = field(default=0.05, metadata={"help": "Least weight of an objective."})
-    weighting_decay: float = field(default=0.9, metadata={"help": "Of the moving average of the influences."})
-    target_mean_budget: float | None = field(default=None, metadata={"help": "Mean budget for target_mean, in codes."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name, choices in (("scale_rewards", SCALES), ("weighting", WEIGHTINGS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
-        if not 0 < self.fidelity_weight < 1:
-            raise ValueError(f"fidelity_weight must lie between 0 and 1; got {self.fidelity_weight}.")
-        if self.num_iterations < 1:
-            raise ValueError(f"num_iterations must be at least 1; got {self.num_iterations}.")
-        if (self.weighting == "target_mean") != (self.target_mean_budget is not None):
-            raise ValueError(
-                f"target_mean_budget goes with weighting=target_mean; got {self.target_mean_budget} with "
-                f"{self.weighting}."
-            )
 
 
 class RewardDataset(Dataset):

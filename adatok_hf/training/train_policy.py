@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,30 +19,9 @@ from ..metrics.perceptual import load_lpips
 from ..model_card import model_card, read_license
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 from ..modeling.modeling_adatok import AdaTokPolicy
-from .policy_trainer import AdaTokPolicyTrainer, PolicyTrainingArguments
+from .policy_arguments import PolicyDataArguments, PolicyTrainingArguments
+from .policy_trainer import AdaTokPolicyTrainer
 from .recipe import checkpoint_to_resume, run_recipe
-
-
-@dataclass
-class PolicyDataArguments:
-    """The tokenizer and its rewards."""
-
-    init_from: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub repo of the tokenizer; the embedded checkpoint if not given."},
-    )
-    reward_table: str | None = field(
-        default=None,
-        metadata={"help": "Folder of the reward table; if not given, `reward-table` in the output."},
-    )
-    eval_reward_table: str | None = field(
-        default=None, metadata={"help": "Table of other images, on which the card reports the policy."}
-    )
-    train_data: str = field(
-        default="", metadata={"help": "Images to make the reward table of, where it is not finished."}
-    )
-    train_split: str = field(default="train", metadata={"help": "Split of the training data."})
-    weights_dir: str | None = field(default=None, metadata={"help": "Folder with LPIPS backbones, for offline use."})
 
 
 @dataclass
@@ -98,7 +77,8 @@ def train_policy(
     >>> import torch
     >>> from adatok_hf import AdaTokConfig
     >>> from adatok_hf.allocation.reward_table import RewardTable, RewardTableInfo
-    >>> from adatok_hf.training.train_policy import PolicyTrainingArguments, train_policy
+    >>> from adatok_hf.training.policy_arguments import PolicyTrainingArguments
+    >>> from adatok_hf.training.train_policy import train_policy
     >>> from tempfile import TemporaryDirectory
 
     >>> config = AdaTokConfig(hidden_size=32, num_attention_heads=2, budgets=[64, 256])

@@ -131,16 +131,16 @@ def test_bytes_at_equal_rate_hold_codes_and_budget_index(tiny_config):
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_numbers(adatok, tmp_path, monkeypatch):
     adatok(out=tmp_path / "whole")
-    measure = EvaluationRun._measure_batch
+    encode = AdaTokModel.encode
     batches = []
 
-    def counted(self, *arguments):
+    def counted(self, *arguments, **options):
         batches.append(1)
         if len(batches) == 4:  # two batches a part: in the middle of the second
             raise OSError("no space left")
-        return measure(self, *arguments)
+        return encode(self, *arguments, **options)
 
-    monkeypatch.setattr(EvaluationRun, "_measure_batch", counted)
+    monkeypatch.setattr(AdaTokModel, "encode", counted)
     assert "no space left" in error_of(adatok())
     finished = sorted(path.parent.name for path in (tmp_path / "out").rglob("images.safetensors"))
     assert finished == ["part-00000-of-00003"] and not (tmp_path / "out" / "results.json").exists()

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from adatok_hf.allocation.grpo import entropy
-from adatok_hf.training.policy_trainer import AdaTokPolicyTrainer, PolicyTrainingArguments
+from adatok_hf.training.policy_arguments import PolicyTrainingArguments
+from adatok_hf.training.policy_trainer import AdaTokPolicyTrainer
 from adatok_hf.training.train_policy import new_policy, train_policy
 
 

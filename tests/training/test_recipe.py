@@ -5,9 +5,9 @@ from dataclasses import asdict
 import pytest
 
 from adatok_hf import AdaTokConfig
+from adatok_hf.training.policy_arguments import PolicyDataArguments, PolicyTrainingArguments
 from adatok_hf.training.recipe import RECIPES_DIR, find_recipe, parse_recipe
 from adatok_hf.training.tokenizer_arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
-from adatok_hf.training.train_policy import PolicyDataArguments, PolicyTrainingArguments
 
 
 CLASSES = [ModelArguments, DataArguments, ReconstructionTrainingArguments]
