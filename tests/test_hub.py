@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import urllib.error
 import urllib.request
 
@@ -12,8 +11,7 @@ from fresh_process import FreshProcess
 from hub_server import HubServer
 from safetensors.torch import load, load_file, save_file
 
-from adatok_hf import AdaTokImageProcessor, AdaTokModel
-from adatok_hf.checkpoint import load_checkpoint
+from adatok_hf import AdaTokModel
 from adatok_hf.model_card import model_card
 
 
@@ -99,6 +97,10 @@ def pictures(tmp_path, sample_images):
 
 def push(author, checkpoint, repo_id, **kwargs):
     return author.run(f"{PUSH}result = push({str(checkpoint)!r}, {repo_id!r}, **{kwargs!r})")
+
+
+def assert_one_sentence(message):
+    assert "\n" not in message and message.endswith("."), message
 
 
 def assert_same_round_trip(process, checkpoint, model, processor, images, pictures, tmp_path):
@@ -285,131 +287,12 @@ def test_the_snippet_of_a_card_from_training_loads_from_the_repository(
     assert f'"{tiny_checkpoint.name}"' not in pushed and "cc-by-nc-4.0" in pushed
 
 
-def test_card_says_what_was_not_measured(tiny_config):
-    card = model_card(tiny_config, "someone/adatok")
-    assert "## Quality\n\nNot measured." in card and "## Training\n\nNot recorded." in card
-
-
-def test_card_refuses_a_row_without_budget(tiny_config):
-    with pytest.raises(ValueError, match="Every row of the metrics must be like"):
-        model_card(tiny_config, "someone/adatok", {"rows": [{"psnr": 20.0}]})
-
-
-def test_card_refuses_metrics_of_another_form(tiny_config):
-    with pytest.raises(ValueError, match="must hold a list of rows"):
-        model_card(tiny_config, "someone/adatok", {"rows": 3})
-
-
-def test_load_checkpoint_keeps_half_precision(tmp_path, tiny_model, processor):
-    tiny_model.to(torch.bfloat16).save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    model, _ = load_checkpoint(tmp_path)
-    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in tiny_model.state_dict().items())
-    assert model.dtype == torch.bfloat16
-
-
-def drop_tensor(folder):
-    edit_weights(folder, lambda tensors: tensors.pop("decoder.mask_token"))
-
-
-def cut_tensor(folder):
-    edit_weights(folder, lambda tensors: tensors.update({"quantizer.codebook.weight": torch.zeros(32, 8)}))
-
-
-def add_tensor(folder):
-    edit_weights(folder, lambda tensors: tensors.update({"encoder.layers.2.extra": torch.zeros(1)}))
-
-
-def edit_weights(folder, edit):
-    tensors = load_file(folder / "model.safetensors")
-    edit(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def truncate_weights(folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def lose_a_shard(folder):
-    AdaTokModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="50KB")
-    (folder / "model.safetensors").unlink()
-    min(folder.glob("model-*.safetensors")).unlink()
-
-
-def set_config(name, value):
-    def edit(folder):
-        path = folder / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
-
-    return edit
-
-
-def resize_processor(folder):
-    AdaTokImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}).save_pretrained(folder)
-
-
-def swap_processor(folder):
-    values = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
-    (folder / "preprocessor_config.json").write_text(json.dumps(values))
-
-
-DAMAGES = {
-    "missing tensor": (drop_tensor, "lack decoder.mask_token"),
-    "wrong shape": (cut_tensor, r"quantizer.codebook.weight has shape \(32, 8\) in place of \(64, 8\)"),
-    "superfluous tensor": (add_tensor, "superfluous encoder.layers.2.extra"),
-    "fewer layers in the config": (set_config("num_hidden_layers", 1), "superfluous encoder.layers.1"),
-    "truncated weights": (truncate_weights, "weights of .* cannot be read"),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "weights of .* cannot be read"),
-    "lost shard": (lose_a_shard, "weights of .* cannot be read"),
-    "no config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-    "broken config": (lambda folder: (folder / "config.json").write_text("{"), "no valid JSON"),
-    "list as config": (lambda folder: (folder / "config.json").write_text("[]"), "must hold a JSON object"),
-    "other model": (set_config("model_type", "vit"), "its model_type is 'vit'"),
-    "wrong budgets": (set_config("budgets", [8, 4, 16]), r"config.json of .* not valid: .*\[8, 4, 16\]"),
-    "wrong type": (set_config("hidden_size", "wide"), "config.json of .* not valid: .*hidden_size"),
-    "no processor": (lambda folder: (folder / "preprocessor_config.json").unlink(), "has no preprocessor_config.json"),
-    "broken processor": (
-        lambda folder: (folder / "preprocessor_config.json").write_text("{"),
-        "preprocessor_config.json of .* cannot be used",
-    ),
-    "other processor": (swap_processor, "must be an AdaTokImageProcessor"),
-    "processor of another size": (resize_processor, r"makes images of \(64, 64\), the model takes 32"),
-    "no folder": (shutil.rmtree, "There is no folder"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_load_checkpoint_refuses_in_one_sentence(tiny_checkpoint, damage):
-    harm, message = DAMAGES[damage]
-    harm(tiny_checkpoint)
-    with pytest.raises(ValueError, match=message) as caught:
-        load_checkpoint(tiny_checkpoint)
-    assert_one_sentence(str(caught.value))
-
-
-def assert_one_sentence(message):
-    assert "\n" not in message and message.endswith("."), message
-
-
-def test_load_checkpoint_refuses_a_file(tiny_checkpoint):
-    with pytest.raises(ValueError, match="is a file"):
-        load_checkpoint(tiny_checkpoint / "config.json")
-
-
-def test_load_checkpoint_never_runs_the_code_of_a_checkpoint(tiny_checkpoint):
-    for name in CODE_FILES:
-        (tiny_checkpoint / name).write_text("raise SystemExit('foreign code ran')")
-    model, processor = load_checkpoint(tiny_checkpoint)
-    assert type(model) is AdaTokModel and type(processor) is AdaTokImageProcessor
-
-
-@pytest.mark.parametrize("damage", ["missing tensor", "wrong shape"])
-def test_push_refuses_a_damaged_checkpoint_and_sends_nothing(author, hub, repo_id, tiny_checkpoint, damage):
-    harm, message = DAMAGES[damage]
-    harm(tiny_checkpoint)
+def test_push_refuses_a_damaged_checkpoint_and_sends_nothing(author, hub, repo_id, tiny_checkpoint):
+    tensors = load_file(tiny_checkpoint / "model.safetensors")
+    tensors.pop("decoder.mask_token")
+    save_file(tensors, tiny_checkpoint / "model.safetensors", metadata={"format": "pt"})
     error = author.fail(f"{PUSH}push({str(tiny_checkpoint)!r}, {repo_id!r})")
-    assert error.startswith("ValueError: ") and re.search(message, error)
+    assert error.startswith("ValueError: ") and "lack decoder.mask_token" in error
     assert repo_id not in hub.repositories
 
 
