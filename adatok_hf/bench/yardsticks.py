@@ -91,7 +91,9 @@ class PlainDecoder(nn.Module):
         )
         self.pixel_decoder = None
         if config.pixel_decoder_config is not None:
-            self.pixel_decoder = AdaTokPixelDecoder(config.pixel_decoder_config, width, config.num_channels)
+            self.pixel_decoder = AdaTokPixelDecoder(
+                config.pixel_decoder_config, width, config.num_channels, config.patch_size
+            )
         else:
             self.pixel_projection = nn.Linear(width, config.num_channels * config.patch_size**2)
             self.pixel_conv = nn.Conv2d(config.num_channels, config.num_channels, kernel_size=3, padding=1)
