@@ -115,9 +115,9 @@ def policy() -> str:
     return (
         f"On {study['n']:,} held-out images, at the mean of {study['mean_budget']:.1f} codes that the policy chooses "
         "by itself; the whole [study](docs/study/study.md) is one command. The intervals of 95 % are over the images: "
-        f"the {study['seeds']} seeds are averaged first, and the bias that brings every arm to this mean is set before "
-        f"the bootstrap, so neither is in them.\n\n{table}\n\nIn PSNR one budget for all differs from the policy by "
-        f"{uniform} dB. Mean budgets by kind: {kinds}. Their rank correlation with the "
+        f"the {study['seeds']} seeds are averaged first, and the bias that brings every arm to this mean is set "
+        f"before the bootstrap, so neither is in them.\n\n{table}\n\nIn PSNR one budget for all differs from the "
+        f"policy by {uniform} dB. Mean budgets by kind: {kinds}. Their rank correlation with the "
         f"size of the WebP file is {correlation:.2f}. {weighting(study)} {heads()}"
     )
 
@@ -164,8 +164,8 @@ def speed() -> str:
     search = bench["yardsticks"]["search_over_encode"]
     return (
         f"`OMP_NUM_THREADS={bench['num_threads']} adatok bench --out docs/bench.json` ({bench['device']}), batches "
-        f"of {bench['batch_size']}, medians of one run; the ratios are what travels to other machines. `plain` is a ViT of "
-        f"equal size.\n\n{table}\n\n"
+        f"of {bench['batch_size']}, medians of one run; the ratios are what travels to other machines. "
+        f"`plain` is a ViT of equal size.\n\n{table}\n\n"
         f"Encoding and searching are compared with `encode`, decoding with one budget of {bench['mean_budget']} for "
         "all, the mean that the policy chooses for the sample pictures. The policy takes "
         f"{bench['policy_share']:.1%} of encoding, where a search for budgets takes {search:.1f} times all of it. "
