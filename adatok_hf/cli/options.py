@@ -37,11 +37,11 @@ def parse_names(text: str) -> list[str]:
 
 
 def parse_numbers(text: str, option: str) -> list[int]:
-    """Reads whole numbers from 1 with commas between them, each once; raises `ValueError` for anything else."""
+    """Reads whole numbers from 1 with commas between them; raises `ValueError` for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(_is_number(part) and int(part) for part in parts):
         raise ValueError(f"{option} must be whole numbers from 1 with commas between them, as 1,8,32; got {text!r}.")
-    return list(dict.fromkeys(map(int, parts)))
+    return [int(part) for part in parts]
 
 
 def parse_budgets(text: str, config) -> list[int | str]:
