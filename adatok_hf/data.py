@@ -194,6 +194,38 @@ def _groups(dataset: Dataset) -> list[str]:
     return [""] * len(dataset)
 
 
+class RandomCrops(Dataset):
+    """
+    The images of another dataset, each cut to a random square that the image processor then resizes.
+
+    Args:
+        dataset (`Dataset`): Items are dictionaries with a PIL picture under `"image"`.
+        min_crop (`float`, *optional*, defaults to 1.0):
+            Least side of the square as a share of the shortest edge, in (0, 1].
+
+    Raises:
+        `ValueError`: if `min_crop` lies outside of (0, 1].
+    """
+
+    def __init__(self, dataset: Dataset, min_crop: float = 1.0):
+        if not 0 < min_crop <= 1:
+            raise ValueError(f"min_crop must be above 0 and at most 1; got {min_crop}.")
+        self.dataset = dataset
+        self.min_crop = min_crop
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Image.Image | str]:
+        item = self.dataset[index]
+        image = item["image"]
+        size_share, left_share, top_share = torch.rand(3).tolist()
+        size = max(round(min(image.size) * (self.min_crop + (1 - self.min_crop) * size_share)), 1)
+        left = round((image.width - size) * left_share)
+        top = round((image.height - size) * top_share)
+        return {**item, "image": image.crop((left, top, left + size, top + size))}
+
+
 class ImageCollator:
     """
     Makes a batch of pixel values, shape `(batch, 3, image_size, image_size)` in [-1, 1].

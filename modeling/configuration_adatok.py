@@ -16,18 +16,23 @@ def check_positive(config: PreTrainedConfig):
 @strict
 class AdaTokPixelDecoderConfig(PreTrainedConfig):
     r"""
-    Configuration of the convolutional pixel decoder that some converted checkpoints end in: every patch becomes a
-    distribution over a codebook, and convolutions upsample the grid of expected entries to pixels. The defaults are
-    those of the VQGAN in MaskGIT, which TiTok and One-D-Piece decode with.
+    Configuration of a convolutional pixel decoder: convolutions upsample the grid of patch states to pixels, so that
+    no seams show between patches. In some converted checkpoints every patch first becomes a distribution over a
+    codebook, and the grid is that of expected entries. The defaults are those of the VQGAN in MaskGIT, which TiTok
+    and One-D-Piece decode with.
 
     Args:
         codebook_size (`int`, *optional*, defaults to 1024):
-            Number of entries that a patch is a mixture of.
+            Number of entries that a patch is a mixture of; `None` lets the states go straight to the convolutions.
         codebook_dim (`int`, *optional*, defaults to 256):
-            Width of an entry.
+            Width of an entry; without a codebook it has no effect.
         hidden_sizes (`list[int]`, *optional*, defaults to `[512, 256, 256, 128, 128]`):
-            Channels of each resolution, coarse to fine. Each is twice as fine as the one before, so that n of them
-            decode patches of `2 ** (n - 1)` pixels.
+            Channels of each resolution, coarse to fine, each twice as fine as the one before.
+        places_per_patch (`int`, *optional*):
+            Height and width of a patch on the first grid: the first convolution spreads every state over so many
+            places in each direction, one if unset. With n hidden sizes a patch has `places_per_patch * 2 ** (n - 1)`
+            places on the last grid; where that is less than the patch size, the last convolution gives several pixels
+            at every place.
         layers_per_block (`int`, *optional*, defaults to 2):
             Residual blocks at each resolution, and before the first.
         norm_num_groups (`int`, *optional*, defaults to 32):
@@ -41,9 +46,10 @@ class AdaTokPixelDecoderConfig(PreTrainedConfig):
 
     model_type = "adatok_pixel_decoder"
 
-    codebook_size: int = 1024
+    codebook_size: int | None = 1024
     codebook_dim: int = 256
     hidden_sizes: list[int] | tuple[int, ...] = (512, 256, 256, 128, 128)
+    places_per_patch: int | None = None
     layers_per_block: int = 2
     norm_num_groups: int = 32
     norm_eps: float = 1e-6
@@ -56,10 +62,19 @@ class AdaTokPixelDecoderConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Part of `@strict`: runs whenever a configuration is made or loaded."""
         check_positive(self)
+        for name in ("codebook_size", "places_per_patch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, or None; got {value}.")
         if not self.hidden_sizes or any(size < 1 or size % self.norm_num_groups for size in self.hidden_sizes):
             raise ValueError(
                 f"hidden_sizes must be multiples of norm_num_groups={self.norm_num_groups}; got {self.hidden_sizes}."
             )
+
+    @property
+    def upsampling_factor(self) -> int:
+        """Places of the finest grid along a patch."""
+        return (self.places_per_patch or 1) * 2 ** (len(self.hidden_sizes) - 1)
 
 
 @strict
@@ -132,7 +147,8 @@ class AdaTokConfig(PreTrainedConfig):
     Raises:
         `ValueError`: if the budgets do not ascend or do not end in `num_latent_tokens`, or if `image_size` is no
             multiple of `patch_size`, or a width no multiple of its attention heads, or if `cost_bias` is not finite,
-            or if the pixel decoder does not upsample by `patch_size`.
+            or if the pixel decoder upsamples by
+            what does not divide `patch_size`.
 
     Example:
 
@@ -213,11 +229,11 @@ class AdaTokConfig(PreTrainedConfig):
                 )
 
         if self.pixel_decoder_config is not None:
-            factor = 2 ** (len(self.pixel_decoder_config.hidden_sizes) - 1)
-            if factor != self.patch_size:
+            factor = self.pixel_decoder_config.upsampling_factor
+            if self.patch_size % factor:
                 raise ValueError(
                     f"A pixel decoder of {len(self.pixel_decoder_config.hidden_sizes)} hidden_sizes decodes patches "
-                    f"of {factor} pixels, but patch_size is {self.patch_size}."
+                    f"of {factor} pixels, or a multiple, but patch_size is {self.patch_size}."
                 )
 
     @property

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adatok_hf.data import ImageCollator, ImageFolder, load_image_dataset
+from adatok_hf.data import ImageCollator, ImageFolder, RandomCrops, load_image_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +156,28 @@ def test_collator_gives_pixel_values_between_minus_one_and_one(processor):
     assert batch["pixel_values"].dtype == torch.float32
     torch.testing.assert_close(batch["pixel_values"][0], torch.full((3, 32, 32), -1.0))
     torch.testing.assert_close(batch["pixel_values"][1], torch.full((3, 32, 32), 1.0))
+
+
+def test_random_crops_are_squares_inside_the_image(pictures):
+    torch.manual_seed(0)
+    crops = RandomCrops([{"image": pictures[0], "group": "soft"}], min_crop=0.5)
+    sizes = set()
+    for _ in range(100):
+        item = crops[0]
+        assert item["group"] == "soft" and item["image"].width == item["image"].height
+        sizes.add(item["image"].width)
+    assert min(sizes) >= 16 and max(sizes) <= 32 and len(sizes) > 10
+
+
+def test_whole_crops_move_along_the_longer_edge_alone(pictures):
+    torch.manual_seed(0)
+    wide = pictures[0]
+    squares = [wide.crop((left, 0, left + 32, 32)).tobytes() for left in range(9)]
+    found = {squares.index(item["image"].tobytes()) for item in (RandomCrops([{"image": wide}])[0] for _ in range(99))}
+    assert len(found) > 5
+
+
+@pytest.mark.parametrize("share", [0, 1.5, -1])
+def test_an_impossible_crop_is_one_sentence(share, one_sentence):
+    with one_sentence("min_crop", str(share)):
+        RandomCrops([], share)

@@ -60,6 +60,24 @@ def shift_together(images: list[torch.Tensor], max_shift: int = 8) -> list[torch
     return [nn.functional.pad(image, padding, mode="reflect") for image in images]
 
 
+def crop_together(images: list[torch.Tensor], size: int) -> list[torch.Tensor]:
+    """
+    Cuts the same random square out of batches of images. Like [`shift_together`] it moves the grid of a strided
+    network, and it makes an expensive one cheaper.
+
+    Args:
+        images (`list[torch.Tensor]`): Of shape `(batch, channels, height, width)`.
+        size (`int`): Side of the square in pixels, at most height and width.
+
+    Returns:
+        `list[torch.Tensor]`: of shape `(batch, channels, size, size)`.
+    """
+    height, width = images[0].shape[-2:]
+    top = int(torch.randint(0, height - size + 1, ()))
+    left = int(torch.randint(0, width - size + 1, ()))
+    return [image[..., top : top + size, left : left + size] for image in images]
+
+
 def hinge_discriminator_loss(real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
     """Scalar hinge loss that pushes real logits above 1 and fake ones below -1 (huggingface.co/papers/1705.02894)."""
     return 0.5 * (nn.functional.relu(1 - real_logits).mean() + nn.functional.relu(1 + fake_logits).mean())

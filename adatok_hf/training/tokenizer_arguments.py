@@ -1,5 +1,6 @@
 """What a recipe may say. A recipe is one flat YAML file whose keys are the fields of these classes."""
 
+import json
 from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
@@ -33,8 +34,18 @@ class ModelArguments:
     codebook_dim: int | None = field(default=None, metadata={"help": "Width of a codebook entry."})
     commitment_cost: float | None = field(default=None, metadata={"help": "Weight of the commitment term."})
     budgets: list[int] | None = field(default=None, metadata={"help": "Candidate budgets, ascending, the last is N."})
+    pixel_decoder_config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of a convolutional pixel decoder, as JSON."}
+    )
     lora_rank: int | None = field(default=None, metadata={"help": "Rank of the heads."})
     lora_alpha: int | None = field(default=None, metadata={"help": "Scale of the heads."})
+
+    def __post_init__(self):
+        if isinstance(self.pixel_decoder_config, str):
+            try:
+                self.pixel_decoder_config = json.loads(self.pixel_decoder_config)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"pixel_decoder_config is not JSON: {error}.") from error
 
 
 @dataclass
@@ -48,6 +59,13 @@ class DataArguments:
     train_split: str = field(default="train", metadata={"help": "Split of the training data."})
     eval_split: str = field(default="validation", metadata={"help": "Split of the evaluation data."})
     max_eval_images: int = field(default=512, metadata={"help": "How many evaluation images to use, evenly spread."})
+    min_crop: float = field(
+        default=1.0,
+        metadata={
+            "help": "Training images are random squares whose side is between this share of the shortest edge and all "
+            "of it; 1 only moves them along the longer edge."
+        },
+    )
     data_description: str | None = field(
         default=None, metadata={"help": "What the training images are and on which terms, for the model card."}
     )
@@ -70,12 +88,19 @@ class ReconstructionTrainingArguments(TrainingArguments):
             "given, all but the policy is trained."
         },
     )
+    muon: bool = field(
+        default=False,
+        metadata={"help": "Whether Muon trains the matrices of the transformer layers, and AdamW only the rest."},
+    )
     training_budgets: list[int] | None = field(
         default=None, metadata={"help": "Budgets to draw from and to evaluate at; the candidates if not given."}
     )
     reconstruction_weight: float = field(default=1.0, metadata={"help": "Weight of the mean squared error."})
     perceptual_weight: float = field(default=1.0, metadata={"help": "Weight of LPIPS; 0 needs no network."})
     perceptual_start: int = field(default=0, metadata={"help": "Step at which LPIPS begins."})
+    perceptual_crop: int | None = field(
+        default=None, metadata={"help": "Side of the random square that LPIPS sees; the whole image if not given."}
+    )
     perceptual_net: str = field(default="alex", metadata={"help": "Backbone of LPIPS: alex (fast) or vgg (better)."})
     eval_perceptual_net: str = field(default="alex", metadata={"help": "Backbone of the LPIPS that is reported."})
     quantization_weight: float = field(default=1.0, metadata={"help": "Weight of codebook and commitment terms."})

@@ -17,7 +17,8 @@ from ..model_card import model_card
 from ..modeling import AdaTokModel
 from .discriminator import PatchDiscriminator
 from .latent_revival import revive_latents
-from .losses import LeCamRegularizer, draw_budgets, hinge_discriminator_loss, shift_together
+from .losses import LeCamRegularizer, crop_together, draw_budgets, hinge_discriminator_loss, shift_together
+from .optimizer import MuonWithAdamW
 from .stateful_trainer import StatefulTrainer
 from .tokenizer_arguments import ReconstructionTrainingArguments
 
@@ -78,7 +79,8 @@ class ReconstructionTrainer(StatefulTrainer):
         kwargs: As for [`~transformers.Trainer`]; `processing_class` is the image processor.
 
     Raises:
-        `ValueError`: if `args.training_budgets` do not ascend strictly within `1 .. num_latent_tokens`.
+        `ValueError`: if `args.training_budgets` do not ascend strictly within `1 .. num_latent_tokens`, or
+            `args.perceptual_crop` is larger than the images.
 
     Source: huggingface.co/papers/2606.07185
     """
@@ -91,13 +93,21 @@ class ReconstructionTrainer(StatefulTrainer):
         self.training_budgets = check_budgets(
             args.training_budgets or model.config.budgets, model.config.num_latent_tokens
         )
+        if args.perceptual_crop is not None and not 0 < args.perceptual_crop <= model.config.image_size:
+            raise ValueError(
+                f"perceptual_crop must lie between 1 and image_size={model.config.image_size}; got "
+                f"{args.perceptual_crop}."
+            )
         freeze(model, args.train_only)
         super().__init__(model=model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = False
         device = args.device
         self.lpips = self.eval_lpips = None
         if args.perceptual_weight > 0:
-            self.lpips = load_lpips(args.perceptual_net, args.weights_dir).to(device)
+            # Channels last, convolutions on a CPU are a sixth faster.
+            self.lpips = load_lpips(args.perceptual_net, args.weights_dir).to(
+                device, memory_format=torch.channels_last
+            )
             same = args.eval_perceptual_net == args.perceptual_net
             self.eval_lpips = self.lpips if same else load_lpips(args.eval_perceptual_net, args.weights_dir).to(device)
         self._trained_names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -113,6 +123,20 @@ class ReconstructionTrainer(StatefulTrainer):
             self.discriminator, self.discriminator_optimizer = self.accelerator.prepare(discriminator, optimizer)
         self.codebook_use = 0.0
         self.add_callback(_AfterOptimizerStep(self))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        args = self.args
+        if self.optimizer is not None or not args.muon:
+            return super().create_optimizer(model)
+        matrices, others = [], []
+        for name, parameter in (model or self.model).named_parameters():
+            if parameter.requires_grad:
+                (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
+        betas = (args.adam_beta1, args.adam_beta2)
+        self.optimizer = MuonWithAdamW(
+            matrices, others, args.learning_rate, weight_decay=args.weight_decay, betas=betas, eps=args.adam_epsilon
+        )
+        return self.optimizer
 
     @torch.no_grad()
     def _average(self, averages: list[torch.Tensor], values: list[torch.Tensor], num_averaged: torch.Tensor):
@@ -150,8 +174,8 @@ class ReconstructionTrainer(StatefulTrainer):
         loss = loss + args.quantization_weight * components["quantization"]
         if self.lpips is not None and step >= args.perceptual_start:
             with self.accelerator.autocast():
-                shifted = shift_together([reconstruction, pixel_values])
-                components["perceptual"] = self.lpips(*shifted).float().mean()
+                views = self._perceptual_views(reconstruction, pixel_values)
+                components["perceptual"] = self.lpips(*views).float().mean()
             loss = loss + args.perceptual_weight * components["perceptual"]
         if self.discriminator is not None and step >= args.adversarial_start:
             components["adversarial"] = -self._judge(reconstruction).mean()
@@ -161,6 +185,11 @@ class ReconstructionTrainer(StatefulTrainer):
         self._images = pixel_values, reconstruction.detach()
         self.add_measures(components)
         return (loss, outputs) if return_outputs else loss
+
+    def _perceptual_views(self, *images: torch.Tensor) -> list[torch.Tensor]:
+        if self.args.perceptual_crop is not None:
+            return crop_together(list(images), self.args.perceptual_crop)
+        return shift_together(list(images))
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: int | None = None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)

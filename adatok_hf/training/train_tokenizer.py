@@ -6,7 +6,7 @@ from dataclasses import asdict
 from transformers import set_seed
 
 from ..checkpoint import load_checkpoint
-from ..data import ImageCollator, load_image_dataset
+from ..data import ImageCollator, RandomCrops, load_image_dataset
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
 from .recipe import checkpoint_to_resume, run_recipe
 from .tokenizer_arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
@@ -59,7 +59,8 @@ def train(
     model, processor = build_model(model_arguments)
     train_dataset = eval_dataset = None
     if arguments.do_train:
-        train_dataset = load_image_dataset(data_arguments.train_data, data_arguments.train_split)
+        images = load_image_dataset(data_arguments.train_data, data_arguments.train_split)
+        train_dataset = RandomCrops(images, data_arguments.min_crop)
     if data_arguments.eval_data:
         eval_dataset = load_image_dataset(
             data_arguments.eval_data, data_arguments.eval_split, data_arguments.max_eval_images

@@ -85,11 +85,10 @@ def test_the_defaults_are_those_of_the_public_models():
         ({"hidden_sizes": []}, r"got \[\]"),
         ({"norm_num_groups": 24}, r"norm_num_groups=24; got \[32, 32, 64\]"),
         ({"norm_num_groups": 0}, "norm_num_groups must be at least 1; got 0"),
-        ({"codebook_size": 0}, "codebook_size must be at least 1; got 0"),
+        ({"codebook_size": 0}, "codebook_size must be at least 1, or None; got 0"),
         ({"codebook_dim": -4}, "codebook_dim must be at least 1; got -4"),
         ({"layers_per_block": 0}, "layers_per_block must be at least 1; got 0"),
-        ({"hidden_sizes": [32, 64]}, "2 hidden_sizes decodes patches of 2 pixels, but patch_size is 4"),
-        ({"hidden_sizes": [32] * 4}, "4 hidden_sizes decodes patches of 8 pixels, but patch_size is 4"),
+        ({"hidden_sizes": [32] * 4}, "4 hidden_sizes decodes patches of 8 pixels, or a multiple, but patch_size is 4"),
     ],
 )
 def test_an_impossible_pixel_decoder_is_a_value_error(change, sentence):
@@ -159,10 +158,8 @@ def test_a_saved_model_loads_bit_for_bit_where_the_package_is_not_installed(tmp_
     assert all(name.startswith("transformers_modules.") for name in names)
     assert [name.rpartition(".")[2] for name in names] == ["AdaTokConfig", "AdaTokPixelDecoderConfig", "AdaTokModel"]
     assert (missing, unexpected) == (0, 0)
-    fields = AdaTokPixelDecoderConfig.__annotations__
-    assert {name: facts["pixel_decoder_config"][name] for name in fields} == architecture(model.config)[
-        "pixel_decoder_config"
-    ]
+    expected = architecture(model.config)["pixel_decoder_config"]
+    assert {name: facts["pixel_decoder_config"][name] for name in expected} == expected
     assert {name: facts[name] for name in SWITCHES} == SWITCHES
     seen = load_file(tmp_path / "seen.safetensors")
     assert all(torch.equal(seen[name], tensor) for name, tensor in model.state_dict().items())
@@ -407,3 +404,36 @@ def test_what_the_library_adds_to_a_configuration_does_not_count_in_the_hash(tmp
     assert model_hash(model) == first
     model.save_pretrained(tmp_path)
     assert model_hash(AdaTokModel.from_pretrained(tmp_path)) == first
+
+
+def test_without_a_codebook_the_states_go_straight_to_the_convolutions(pixel_values):
+    options = {"codebook_size": None, "hidden_sizes": [32], "layers_per_block": 1, "places_per_patch": 2}
+    model = make_model(pixel_decoder_config=options)
+    pixel_decoder = model.decoder.pixel_decoder
+    assert not hasattr(pixel_decoder, "codebook") and pixel_decoder.conv_in.in_channels == SIZES["hidden_size"]
+    assert pixel_decoder.conv_out.out_channels == 3 * 2**2  # two places along a patch of four pixels
+    with torch.no_grad():
+        encoded = model.encode(pixel_values, budgets=torch.tensor(MIXED))
+        grouped, masked = (
+            model.decode(encoded.image_codes, group_by_budget=choice).pixel_values for choice in (True, False)
+        )
+        round_trip = model(pixel_values, budgets=torch.tensor(MIXED)).pixel_values
+    assert grouped.shape == pixel_values.shape and grouped.std() > 0.01
+    torch.testing.assert_close(grouped, masked, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(grouped, round_trip, atol=1e-5, rtol=1e-4)
+
+
+def test_every_place_of_a_patch_has_pixels_of_its_own():
+    options = {"codebook_size": None, "hidden_sizes": [32], "layers_per_block": 1, "places_per_patch": 2}
+    pixel_decoder = make_model(pixel_decoder_config=options).decoder.pixel_decoder
+    states = torch.zeros(1, 16, 32)
+    with torch.no_grad():
+        empty = pixel_decoder(states)
+        states[0, 5] = torch.randn(32, generator=torch.Generator().manual_seed(2))  # second row, second column
+        change = (pixel_decoder(states) - empty).abs().amax(dim=(0, 1))
+    assert change[4:8, 4:8].min() > 0 and (change[4:8, 4:8].flatten().unique().numel() > 8)
+
+
+def test_a_pixel_decoder_that_does_not_divide_the_patch_is_a_value_error():
+    with pytest.raises(ValueError, match="of 3 pixels, or a multiple, but patch_size is 4"):
+        AdaTokConfig(**SIZES, pixel_decoder_config={"hidden_sizes": [32], "places_per_patch": 3})

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from adatok_hf.training.discriminator import PatchDiscriminator
-from adatok_hf.training.losses import LeCamRegularizer, draw_budgets, hinge_discriminator_loss
+from adatok_hf.training.losses import LeCamRegularizer, crop_together, draw_budgets, hinge_discriminator_loss
 
 
 CANDIDATES = [4, 8, 16]
@@ -71,3 +71,15 @@ def test_lecam_gradient_reaches_the_logits_only():
 def test_critic_judges_patches(size, num_layers, expected):
     critic = PatchDiscriminator(hidden_size=8, num_layers=num_layers)
     assert critic(torch.zeros(2, 3, size, size)).shape == (2, 1, expected, expected)
+
+
+def test_both_images_are_cut_at_the_same_place():
+    torch.manual_seed(0)
+    places = torch.arange(64.0).view(1, 1, 8, 8)
+    corners = set()
+    for _ in range(200):
+        one, other = crop_together([places, places + 100], size=6)
+        assert one.shape == (1, 1, 6, 6) and torch.equal(one + 100, other)
+        corners.add(one[0, 0, 0, 0].item())
+    assert corners == {0, 1, 2, 8, 9, 10, 16, 17, 18}
+    assert torch.equal(crop_together([places], size=8)[0], places)

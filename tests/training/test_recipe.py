@@ -36,7 +36,9 @@ def test_shipped_recipe_parses_and_builds_its_config(name):
     assert "init_from" not in architecture
     architecture.pop("attn_implementation", None)
     config = AdaTokConfig(**architecture)
+    pixel_decoder = architecture.pop("pixel_decoder_config", {})
     assert {key: getattr(config, key) for key in architecture} == architecture
+    assert {key: getattr(config.pixel_decoder_config, key) for key in pixel_decoder} == pixel_decoder
     assert f"-{config.image_size}" in name and config.budgets[-1] == config.num_latent_tokens
     assert len(config.budgets) > 1 and arguments.max_steps > 0
     assert arguments.output_dir == f"outputs/{name}"

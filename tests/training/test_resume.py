@@ -38,11 +38,11 @@ def assert_same(one, other, where: str):
         assert one == other, where
 
 
-@pytest.mark.parametrize("step", [1, 3])
-def test_resumed_run_equals_the_uninterrupted_one(make_trainer, tmp_path, step):
-    whole = make_trainer("whole", **ARGUMENTS)
+@pytest.mark.parametrize("step, muon", [(1, False), (3, False), (3, True)])
+def test_resumed_run_equals_the_uninterrupted_one(make_trainer, tmp_path, step, muon):
+    whole = make_trainer("whole", **ARGUMENTS, muon=muon)
     whole.train()
-    resumed = make_trainer("resumed", **ARGUMENTS)
+    resumed = make_trainer("resumed", **ARGUMENTS, muon=muon)
     with torch.no_grad():  # nothing of the start may survive
         for parameter in [*resumed.model.parameters(), *resumed.discriminator.parameters()]:
             parameter.normal_()

@@ -241,3 +241,24 @@ def test_compute_loss_hands_back_outputs_on_request(make_trainer, pictures, proc
     batch = ImageCollator(processor)([{"image": image} for image in pictures[:4]])
     loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
     assert loss.ndim == 0 and outputs.image_codes.shape == (4, 16)
+
+
+def test_muon_trains_the_matrices_of_the_layers_and_adamw_the_rest(make_trainer):
+    trainer = make_trainer(muon=True)
+    optimizer = trainer.create_optimizer()
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    by_muon, by_adamw = (
+        [names[id(parameter)] for group in part.param_groups for parameter in group["params"]]
+        for part in optimizer.parts.values()
+    )
+    assert "encoder.layers.0.mlp.fc1.weight" in by_muon and any("lora_A" in name for name in by_muon)
+    assert all(".layers." in name and name.endswith("weight") for name in by_muon)
+    assert {"quantizer.codebook.weight", "encoder.patch_embedding.weight", "decoder.mask_token"} <= set(by_adamw)
+    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert sorted([*by_muon, *by_adamw]) == sorted(trained)
+
+
+@pytest.mark.parametrize("size", [0, 33])
+def test_a_perceptual_crop_beyond_the_image_is_refused(make_trainer, one_sentence, size):
+    with one_sentence("perceptual_crop", str(size)):
+        make_trainer(perceptual_crop=size)

@@ -1,0 +1,68 @@
+"""Muon for the matrices, AdamW for the rest, as one optimizer."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch.optim import AdamW, Muon, Optimizer
+
+
+class MuonWithAdamW(Optimizer):
+    """
+    Muon, which orthogonalises the update of a matrix, beside AdamW for everything that is none. Both take the same
+    learning rate: Muon's updates are scaled to the size of AdamW's.
+
+    Args:
+        matrices (iterable of `torch.nn.Parameter`): What Muon trains, all of two dimensions.
+        others (iterable of `torch.nn.Parameter`): What AdamW trains.
+        lr (`float`): Learning rate of both.
+        weight_decay (`float`, *optional*, defaults to 0.0): Decoupled weight decay of the matrices; the rest has none.
+        momentum (`float`, *optional*, defaults to 0.95): Momentum of Muon.
+        betas (`tuple[float, float]`, *optional*, defaults to `(0.9, 0.99)`): Decays of AdamW's moments.
+        eps (`float`, *optional*, defaults to 1e-8): Epsilon of AdamW.
+
+    Raises:
+        `ValueError`: if one of the matrices has not two dimensions.
+
+    Sources: huggingface.co/papers/2502.16982 for the scale, huggingface.co/papers/1711.05101
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[torch.nn.Parameter],
+        others: Iterable[torch.nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+    ):
+        self.parts = {
+            "muon": Muon(
+                matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"
+            ),
+            "adamw": AdamW(others, lr=lr, weight_decay=0.0, betas=betas, eps=eps),
+        }
+        super().__init__([group for part in self.parts.values() for group in part.param_groups], defaults={"lr": lr})
+        self._share_groups()
+
+    def _share_groups(self):
+        # The very groups of the parts, so that a scheduler which sets a learning rate here sets theirs.
+        self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts.values():
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state_dict: dict):
+        for name, part in self.parts.items():
+            part.load_state_dict(state_dict[name])
+        self._share_groups()
