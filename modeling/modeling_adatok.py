@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_adatok import AdaTokConfig, AdaTokPixelDecoderConfig
+from .blocks import AdaTokLayer, AdaTokVectorQuantizer, sincos_positions
+from .configuration_adatok import AdaTokConfig
+from .pixel_decoder import AdaTokPixelDecoder
 
 
 logger = logging.get_logger(__name__)
@@ -84,110 +84,6 @@ class AdaTokOutput(ModelOutput):
     latents: torch.FloatTensor | None = None
 
 
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    scores = query @ key.transpose(-1, -2) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-class AdaTokAttention(nn.Module):
-    def __init__(self, config: AdaTokConfig, hidden_size: int, num_attention_heads: int):
-        super().__init__()
-        self.config = config
-        self.head_dim = hidden_size // num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size)
-        self.o_proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        # (batch, tokens, 3 * hidden) -> three of (batch, heads, tokens, head_dim)
-        query, key, value = (
-            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projected in self.qkv_proj(hidden_states).chunk(3, dim=-1)
-        )
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        attended, _ = attention_interface(self, query, key, value, attention_mask, scaling=self.scaling)
-        return self.o_proj(attended.flatten(-2))
-
-
-def multi_head_linear(
-    layer: nn.Linear | LoraLayer, hidden_states: torch.Tensor, head_indices: torch.Tensor | int | None
-) -> torch.Tensor:
-    """
-    Applies a linear layer with one LoRA head per sample.
-
-    Args:
-        layer: A plain linear layer, or one that PEFT has wrapped.
-        hidden_states (`torch.Tensor` of shape `(batch, tokens, in_features)`): The input.
-        head_indices (`torch.LongTensor` of shape `(batch,)`, or `int`, *optional*):
-            Which adapter serves each sample, or all of them. `None` leaves the choice to PEFT (its active adapter, or
-            its `adapter_names`).
-    """
-    if head_indices is None or not isinstance(layer, LoraLayer):
-        return layer(hidden_states)
-    downs = [adapter.weight for adapter in layer.lora_A.values()]
-    ups = [adapter.weight for adapter in layer.lora_B.values()]
-    base, scaling = layer.base_layer, layer.scaling[next(iter(layer.lora_A))]
-    if isinstance(head_indices, int):
-        down, up = downs[head_indices], ups[head_indices]
-        num_tokens, (out_features, in_features) = hidden_states[..., 0].numel(), base.weight.shape
-        if num_tokens * (in_features + out_features) > in_features * out_features:
-            # Merging the head costs less than two more products for every token.
-            weight = torch.addmm(base.weight, up, down, alpha=scaling)
-            return nn.functional.linear(hidden_states, weight, base.bias)
-    else:
-        down = torch.stack(downs)[head_indices]  # (batch, rank, in_features)
-        up = torch.stack(ups)[head_indices]  # (batch, out_features, rank)
-    return base(hidden_states) + scaling * (hidden_states @ down.mT @ up.mT)
-
-
-class AdaTokMLP(nn.Module):
-    def __init__(self, config: AdaTokConfig, hidden_size: int, intermediate_size: int):
-        super().__init__()
-        self.fc1 = nn.Linear(hidden_size, intermediate_size)
-        self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(intermediate_size, hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor, head_indices: torch.Tensor | int | None = None) -> torch.Tensor:
-        hidden_states = self.activation_fn(multi_head_linear(self.fc1, hidden_states, head_indices))
-        return multi_head_linear(self.fc2, hidden_states, head_indices)
-
-
-class AdaTokLayer(GradientCheckpointingLayer):
-    """Pre-norm transformer block, the same in encoder and decoder."""
-
-    def __init__(self, config: AdaTokConfig, hidden_size: int, num_attention_heads: int, intermediate_size: int):
-        super().__init__()
-        self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.attention = AdaTokAttention(config, hidden_size, num_attention_heads)
-        self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.mlp = AdaTokMLP(config, hidden_size, intermediate_size)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        head_indices: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        hidden_states = hidden_states + self.attention(self.layernorm_before(hidden_states), attention_mask)
-        return hidden_states + self.mlp(self.layernorm_after(hidden_states), head_indices)
-
-
 class AdaTokEncoder(nn.Module):
     """A ViT whose sequence is the class token, the patches and the latent tokens."""
 
@@ -225,114 +121,6 @@ class AdaTokEncoder(nn.Module):
         if self.interleave_latents:  # (batch, N, width) read as (batch, width, N)
             latent_states = latent_states.reshape(batch_size, -1, latent_states.shape[1]).transpose(1, 2)
         return self.latent_projection(latent_states), features
-
-
-class AdaTokVectorQuantizer(nn.Module):
-    """
-    Nearest neighbour, on the unit sphere unless `config.normalize_codes` is off. The batch normalisation, of each
-    latent token by itself, removes what the token says of every image alike: without it the codes hardly differ
-    between images early in training, and the decoder learns to ignore them. At inference it is a fixed affine map.
-    """
-
-    def __init__(self, config: AdaTokConfig):
-        super().__init__()
-        self.commitment_cost = config.commitment_cost
-        self.normalize_codes = config.normalize_codes
-        num_channels = config.num_latent_tokens * config.codebook_dim
-        self.latent_norm = nn.Identity()
-        if config.latent_batch_norm:
-            self.latent_norm = nn.BatchNorm1d(num_channels, affine=False, momentum=0.05)
-        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
-
-    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor, torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            latents (`torch.Tensor` of shape `(batch, tokens, codebook_dim)`): What the encoder gives.
-
-        Returns:
-            Quantized vectors with a straight-through gradient and the normalised latents, both of the shape of
-            `latents`; codes of shape `(batch, tokens)`; the scalar quantization loss.
-        """
-        # Half precision would merge neighbouring entries of a large codebook, so this part leaves autocast.
-        with torch.autocast(device_type=latents.device.type, enabled=False):
-            latents = self.latent_norm(latents.to(self.codebook.weight.dtype).flatten(1)).view(latents.shape)
-            latents = self._normalize(latents)
-            codebook = self._normalize(self.codebook.weight)
-            nearness = latents.detach() @ codebook.detach().T  # on the sphere, nearest = largest cosine
-            if not self.normalize_codes:
-                nearness = nearness - codebook.detach().square().sum(dim=-1) / 2
-            codes = nearness.argmax(dim=-1)
-            quantized = nn.functional.embedding(codes, codebook)
-            loss = nn.functional.mse_loss(quantized, latents.detach())
-            loss = loss + self.commitment_cost * nn.functional.mse_loss(latents, quantized.detach())
-            # The added difference is exactly zero: it carries the gradient and leaves the value bit-identical.
-            quantized = quantized.detach() + (latents - latents.detach())
-        return quantized, latents, codes, loss
-
-    def lookup(self, codes: torch.LongTensor) -> torch.Tensor:
-        """What the decoder reads for codes `(batch, tokens)`: vectors of shape `(batch, tokens, codebook_dim)`."""
-        return self._normalize(self.codebook(codes))
-
-    def _normalize(self, vectors: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(vectors, dim=-1) if self.normalize_codes else vectors
-
-
-class AdaTokResidualBlock(nn.Module):
-    """Two normalised 3x3 convolutions, with a skip connection where the number of channels stays."""
-
-    def __init__(self, config: AdaTokPixelDecoderConfig, in_channels: int, out_channels: int):
-        super().__init__()
-        self.has_skip = in_channels == out_channels
-        self.norm1 = nn.GroupNorm(config.norm_num_groups, in_channels, eps=config.norm_eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(config.norm_num_groups, out_channels, eps=config.norm_eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        residual = self.conv1(nn.functional.silu(self.norm1(hidden_states)))
-        residual = self.conv2(nn.functional.silu(self.norm2(residual)))
-        return hidden_states + residual if self.has_skip else residual
-
-
-class AdaTokPixelDecoder(nn.Module):
-    """Upsamples the grid of patch states, or of the mixtures of codebook entries they stand for, by convolutions."""
-
-    def __init__(self, config: AdaTokPixelDecoderConfig, hidden_size: int, num_channels: int, patch_size: int):
-        super().__init__()
-        sizes, layers_per_block = config.hidden_sizes, config.layers_per_block
-        self.places_per_patch = config.places_per_patch or 1
-        self.pixels_per_place = patch_size // config.upsampling_factor
-        self.has_codebook = config.codebook_size is not None
-        if self.has_codebook:
-            self.hidden_projection = nn.Linear(hidden_size, 2 * hidden_size)
-            self.logit_projection = nn.Linear(2 * hidden_size, config.codebook_size)
-            self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
-            hidden_size = config.codebook_dim
-        self.conv_in = nn.Conv2d(hidden_size, sizes[0] * self.places_per_patch**2, kernel_size=3, padding=1)
-        blocks = [AdaTokResidualBlock(config, sizes[0], sizes[0]) for _ in range(layers_per_block)]
-        for level, size in enumerate(sizes):
-            if level > 0:
-                blocks += [nn.Upsample(scale_factor=2), nn.Conv2d(sizes[level - 1], sizes[level - 1], 3, padding=1)]
-            widths = [sizes[max(level - 1, 0)]] + [size] * layers_per_block
-            blocks += [AdaTokResidualBlock(config, *pair) for pair in zip(widths, widths[1:])]
-        self.blocks = nn.Sequential(*blocks)
-        self.norm_out = nn.GroupNorm(config.norm_num_groups, sizes[-1], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(sizes[-1], num_channels * self.pixels_per_place**2, kernel_size=3, padding=1)
-
-    def forward(self, patch_states: torch.Tensor) -> torch.Tensor:
-        """Pixels of shape `(batch, num_channels, image_size, image_size)` of states `(batch, patches, width)`."""
-        grid_size = math.isqrt(patch_states.shape[1])
-        if self.has_codebook:
-            logits = self.logit_projection(self.hidden_projection(patch_states).tanh())
-            # Along the second axis the softmax rounds as in the models that this was made for; convolutions amplify
-            # that.
-            probabilities = logits.transpose(1, 2).softmax(dim=1).transpose(1, 2)
-            patch_states = probabilities @ self.codebook.weight  # (batch, patches, codebook_dim)
-        hidden_states = self.conv_in(patch_states.transpose(1, 2).unflatten(2, (grid_size, grid_size)))
-        hidden_states = nn.functional.pixel_shuffle(hidden_states, self.places_per_patch)
-        hidden_states = nn.functional.silu(self.norm_out(self.blocks(hidden_states)))
-        pixels = nn.functional.pixel_shuffle(self.conv_out(hidden_states), self.pixels_per_place)
-        return pixels.contiguous()  # the states lie channels last, and convolutions keep that
 
 
 class AdaTokDecoder(nn.Module):
@@ -420,17 +208,6 @@ class AdaTokPolicy(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation_fn(self.fc1(self.layernorm(features))))
-
-
-def sincos_positions(width: int, grid_size: int, amplitude: float = 0.7) -> torch.Tensor:
-    """2-D sine-cosine positions of shape `(grid_size**2 + 1, width)`, the class token's row first and zero."""
-    frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float32) / (width // 4))
-    angles = torch.arange(grid_size, dtype=torch.float32)[:, None] * frequencies  # (grid, width / 4)
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, width / 2)
-    rows = axis[:, None].expand(-1, grid_size, -1)
-    columns = axis[None].expand(grid_size, -1, -1)
-    positions = torch.cat([rows, columns], dim=-1).flatten(0, 1)
-    return amplitude * torch.cat([torch.zeros(1, width), positions])
 
 
 class AdaTokPreTrainedModel(PreTrainedModel):

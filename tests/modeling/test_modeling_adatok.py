@@ -9,7 +9,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from adatok_hf import AdaTokModel
-from adatok_hf.modeling.modeling_adatok import multi_head_linear
+from adatok_hf.modeling.blocks import multi_head_linear
 
 
 MIXED = [4, 16, 8, 5, 1, 12]
