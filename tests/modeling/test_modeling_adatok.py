@@ -254,6 +254,13 @@ def test_a_cost_bias_that_is_not_finite_is_a_value_error(tiny_model, pixel_value
         tiny_model.budget_distribution(torch.zeros(1, 3), cost_bias)
 
 
+@pytest.mark.parametrize("cost_bias", [1.0, float("nan")])
+def test_a_cost_bias_beside_budgets_is_a_value_error(tiny_model, pixel_values, cost_bias):
+    for verb in (tiny_model.encode, tiny_model):
+        with pytest.raises(ValueError, match=f"cost_bias.*{cost_bias}"):
+            verb(pixel_values, budgets=4, cost_bias=cost_bias)
+
+
 @pytest.mark.parametrize(
     "change, sentence",
     [
