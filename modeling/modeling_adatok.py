@@ -607,8 +607,8 @@ class AdaTokModel(AdaTokPreTrainedModel):
         self._check_cost_bias(cost_bias)
         if budgets is not None:
             raise ValueError(
-                f"cost_bias shifts the choice of the policy, which budgets take from it; got cost_bias={cost_bias} "
-                f"and budgets={budgets}. Give one of the two."
+                f"cost_bias shifts the choice of the policy, and budgets leave it none; got cost_bias={cost_bias} and "
+                f"budgets={budgets}. Give one of the two."
             )
 
     def _check_cost_bias(self, cost_bias: float):
