@@ -380,7 +380,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
                 of candidate budget b falls by `cost_bias * b / num_latent_tokens`. Unset, `config.cost_bias`.
             return_policy_features (`bool`, *optional*, defaults to `False`):
                 Whether to return `policy_features` too.
-            kwargs (*optional*): For the attention implementation.
+            kwargs (*optional*): `TransformersKwargs`, for the attention implementation.
 
         Returns:
             [`AdaTokEncoderOutput`]
@@ -388,7 +388,9 @@ class AdaTokModel(AdaTokPreTrainedModel):
         Raises:
             `ValueError`: for pixel values of a wrong shape or not finite, for budgets out of range, for a cost bias
                 that is not finite, and for a cost bias beside budgets.
+            `TypeError`: for a keyword that does not exist.
         """
+        self._check_keywords(kwargs)
         self._check_pixel_values(pixel_values)
         self._check_choice(budgets, cost_bias)
         latents, features = self.encoder(pixel_values.to(self.dtype), **kwargs)
@@ -441,7 +443,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
             group_by_budget (`bool`, *optional*):
                 Whether to decode images of one budget together, with truncated sequences, or the whole batch at once
                 under a mask. Both give the same pixels; unset, the one that is faster on the device is taken.
-            kwargs (*optional*): For the attention implementation.
+            kwargs (*optional*): `TransformersKwargs`, for the attention implementation.
 
         Returns:
             [`AdaTokDecoderOutput`]
@@ -449,6 +451,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         Raises:
             `ValueError`: for codes out of range, pad codes inside a prefix, and budgets out of range.
         """
+        self._check_keywords(kwargs)
         if image_codes.ndim != 2 or image_codes.is_floating_point() or image_codes.dtype == torch.bool:
             raise ValueError(
                 f"image_codes must be integers of shape (batch, codes); got {image_codes.dtype} of shape "
@@ -494,15 +497,16 @@ class AdaTokModel(AdaTokPreTrainedModel):
                 Whether to return `loss`, `quantization_loss` and `latents` too. A plain [`~transformers.Trainer`]
                 trains on batches that say so: `data_collator=lambda rows: default_data_collator(rows) |
                 {"return_loss": True}`.
-            kwargs (*optional*): `output_hidden_states`, `output_attentions`, `return_dict`, and what the attention
-                implementation takes.
+            kwargs (*optional*): `output_hidden_states`, `output_attentions`, `return_dict`, and what else
+                `TransformersKwargs` has for the attention implementation.
 
         Returns:
             [`AdaTokOutput`], or a tuple of what it holds with `return_dict=False`.
 
         Raises:
-            `ValueError`: as [`~AdaTokModel.encode`].
+            `ValueError`, `TypeError`: as [`~AdaTokModel.encode`].
         """
+        self._check_keywords(kwargs)
         self._check_pixel_values(pixel_values)
         self._check_choice(budgets, cost_bias)
         pixel_values = pixel_values.to(self.dtype)
@@ -600,6 +604,15 @@ class AdaTokModel(AdaTokPreTrainedModel):
         if not torch.compiler.is_compiling() and not ((resolved >= 1) & (resolved <= limit)).all():
             raise ValueError(f"Every budget must lie between 1 and {limit}; got {resolved.tolist()}.")
         return resolved.long().expand(batch_size).contiguous()
+
+    def _check_keywords(self, kwargs: dict):
+        # The attention ignores what it does not know, so that a misspelt `budgets` would have no effect.
+        for name in kwargs:
+            if name not in TransformersKwargs.__annotations__:
+                raise TypeError(
+                    f"AdaTok knows no keyword {name!r}; budgets and cost_bias are its own, and the attention takes "
+                    f"{', '.join(TransformersKwargs.__annotations__)}."
+                )
 
     def _check_choice(self, budgets: int | Sequence[int] | torch.Tensor | None, cost_bias: float | None):
         if cost_bias is None:

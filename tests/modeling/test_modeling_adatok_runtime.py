@@ -281,16 +281,26 @@ def test_hidden_states_and_attentions_are_those_of_the_encoder(tiny_model, pixel
 def test_keywords_reach_every_attention(tiny_model, pixel_values):
     seen = []
     for module in (*tiny_model.encoder.layers, *tiny_model.decoder.layers):
-        module.attention.register_forward_pre_hook(lambda *args: seen.append(args[2].get("mark")), with_kwargs=True)
-    codes = tiny_model.encode(pixel_values, budgets=16, mark=1).image_codes
+        module.attention.register_forward_pre_hook(
+            lambda *args: seen.append(args[2].get("max_length_q")), with_kwargs=True
+        )
+    codes = tiny_model.encode(pixel_values, budgets=16, max_length_q=1).image_codes
     assert seen == [1, 1]
     for group_by_budget in (True, False):
         seen.clear()
-        tiny_model.decode(codes, budgets=16, group_by_budget=group_by_budget, mark=2)
+        tiny_model.decode(codes, budgets=16, group_by_budget=group_by_budget, max_length_q=2)
         assert seen == [2, 2]
     seen.clear()
-    tiny_model(pixel_values, budgets=16, mark=3)
+    tiny_model(pixel_values, budgets=16, max_length_q=3)
     assert seen == [3] * 4
+
+
+@torch.no_grad()
+def test_a_misspelt_keyword_is_a_type_error(tiny_model, pixel_values):
+    codes = tiny_model.encode(pixel_values, budgets=16).image_codes
+    for verb, first in ((tiny_model.encode, pixel_values), (tiny_model, pixel_values), (tiny_model.decode, codes)):
+        with pytest.raises(TypeError, match="no keyword 'budget'"):
+            verb(first, budget=4)
 
 
 @torch.no_grad()
