@@ -4,7 +4,17 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-from .modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, AdaTokPreTrainedModel
+from .modeling import (
+    AdaTokConfig,
+    AdaTokDecoderOutput,
+    AdaTokEncoderOutput,
+    AdaTokImageProcessor,
+    AdaTokImageProcessorPil,
+    AdaTokModel,
+    AdaTokOutput,
+    AdaTokPixelDecoderConfig,
+    AdaTokPreTrainedModel,
+)
 
 
 def default_checkpoint() -> str:
@@ -48,9 +58,13 @@ AdaTokImageProcessorPil.register_for_auto_class("AutoImageProcessor")
 
 __all__ = [
     "AdaTokConfig",
+    "AdaTokDecoderOutput",
+    "AdaTokEncoderOutput",
     "AdaTokImageProcessor",
     "AdaTokImageProcessorPil",
     "AdaTokModel",
+    "AdaTokOutput",
+    "AdaTokPixelDecoderConfig",
     "AdaTokPreTrainedModel",
     "default_checkpoint",
 ]

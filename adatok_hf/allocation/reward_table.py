@@ -306,11 +306,10 @@ def _measure_rows(model, processor, dataset, lpips, budgets, rows: range, batch_
         pixel_values = processor([item["image"] for item in items], return_tensors="pt")["pixel_values"]
         pictures = processor.post_process(pixel_values)
         pixel_values = pixel_values.to(model.device)
-        latents, features = model.encoder(pixel_values)
-        image_codes = model.quantizer(latents)[2]
-        measures = measure_budgets(model, image_codes, pixel_values, lpips, budgets)
+        encoded = model.encode(pixel_values, budgets=model.config.num_latent_tokens, return_policy_features=True)
+        measures = measure_budgets(model, encoded.image_codes, pixel_values, lpips, budgets)
         yield {
-            "features": features.float().cpu().tolist(),
+            "features": encoded.policy_features.float().cpu().tolist(),
             **{name: values.tolist() for name, values in measures.items()},
             "webp_bytes": [_webp_bytes(picture) for picture in pictures],
             "group": [item.get("group", "") for item in items],

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from adatok_hf import AdaTokModel
 from adatok_hf.data import ImageCollator
 from adatok_hf.model_card import model_card, read_license
-from adatok_hf.modeling.modeling_adatok import AdaTokLayer
+from adatok_hf.modeling.blocks import AdaTokLayer
 from adatok_hf.training import tokenizer_trainer
 
 
