@@ -17,6 +17,7 @@ from .evaluate import evaluate
 from .push import push
 from .reconstruct import reconstruct
 from .reward_table import reward_table
+from .tokenize_dataset import tokenize_dataset
 
 
 COMMANDS = (
@@ -24,6 +25,7 @@ COMMANDS = (
     encode,
     decode,
     evaluate,
+    tokenize_dataset,
     bench,
     reward_table,
     calibrate,
