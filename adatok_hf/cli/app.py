@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from . import heads, study, train
+from . import heads, study, train, train_generator
 from .bench import bench
 from .calibrate import calibrate
 from .check_conversion import check_conversion
@@ -51,6 +51,7 @@ def make_app() -> typer.Typer:
     train_app = typer.Typer(help="Train a model from a recipe.", no_args_is_help=True)
     train_app.command(context_settings=OVERRIDES)(train.tokenizer)
     train_app.command(context_settings=OVERRIDES)(train.policy)
+    train_app.command(context_settings=OVERRIDES)(train_generator.generator)
     app.add_typer(train_app, name="train")
     study_app = typer.Typer(help="Find out by experiments with controls what a part is worth.", no_args_is_help=True)
     study_app.command(context_settings=OVERRIDES)(study.policy)
