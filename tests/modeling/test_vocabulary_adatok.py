@@ -8,22 +8,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from adatok_hf.modeling.vocabulary_adatok import ImageVocabulary
 
 
-NAMES = ["emoji", "places/abbey", "places/alley"]
-
-
 @pytest.fixture
-def vocabulary() -> ImageVocabulary:
-    return ImageVocabulary(codebook_size=64, budgets=[4, 8, 16], class_names=NAMES, tokenizer_hash="ab" * 32)
-
-
-@pytest.fixture
-def folder(tmp_path, vocabulary):
-    """A generator with random weights."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(vocabulary.model_config(**sizes))
-    model.generation_config = vocabulary.generation_config()
-    model.save_pretrained(tmp_path / "generator")
+def folder(tmp_path, generator):
+    generator.save_pretrained(tmp_path / "generator")
     return tmp_path / "generator"
 
 
