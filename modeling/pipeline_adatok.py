@@ -17,8 +17,9 @@ from .sampling_adatok import CodeSampler
 from .vocabulary_adatok import ImageVocabulary
 
 
-# From the Hub diffusers fetches, beside weights, one file of code for each component and whatever this file imports
-# from its own folder. It reads imports as text, so it takes those of a string for imports too.
+# From the Hub diffusers fetches, beside weights, one file of code for each component, and what the pipeline
+# imports from its own folder and below. It reads imports as text, so those of a string are imports too. The
+# imports of a file that it so finds it looks for at the top, whatever folder the file is in.
 IMPORTS_AS_TEXT = '\n\nFETCHED_FROM_THE_HUB = """\n{imports}\n"""\n'
 
 
@@ -194,18 +195,17 @@ class AdaTokPipeline(DiffusionPipeline):
         index_path = folder / "model_index.json"
         index = json.loads(index_path.read_text(encoding="utf-8"))
         code = {name: code_files(type(getattr(self, name))) for name in ("image_tokenizer", "image_processor")}
-        for name, files in code.items():
-            index[name][0] = files[0].stem
+        imports, at_the_top = [], {Path(inspect.getfile(kind)) for kind in (CodeSampler, ImageVocabulary)}
+        for name, (main_file, *further_files) in code.items():
+            index[name][0] = main_file.stem
+            imports += [f"from .{name}.{file.stem} import *" for file in further_files]
+            at_the_top.update(imported for file in further_files for imported in code_files(file)[1:])
         code["image_tokenizer"] += code["image_processor"]
-        for name, files in code.items():
+        for name, files in (*code.items(), ("", at_the_top)):
             for file in files:
                 copy_file(file, folder / name / file.name)
-        for kind in (CodeSampler, ImageVocabulary):
-            file = Path(inspect.getfile(kind))
-            copy_file(file, folder / file.name)
         pipeline = Path(inspect.getfile(type(self)))
         text = pipeline.read_text(encoding="utf-8").partition(IMPORTS_AS_TEXT.partition("{")[0])[0].rstrip()
-        imports = sorted(f"from .{name}.{file.stem} import *" for name, files in code.items() for file in files)
         text += IMPORTS_AS_TEXT.format(imports="\n".join(imports))
         (folder / pipeline.name).write_text(text, encoding="utf-8")
         index["_class_name"] = [pipeline.stem, type(self).__name__]
@@ -214,9 +214,9 @@ class AdaTokPipeline(DiffusionPipeline):
         index_path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def code_files(kind: type) -> list[Path]:
-    """The file that a class is in, and those beside it that it imports."""
-    file = Path(inspect.getfile(kind))
+def code_files(source: type | Path) -> list[Path]:
+    """A file, given by itself or by a class in it, and then those beside it that it imports."""
+    file = source if isinstance(source, Path) else Path(inspect.getfile(source))
     return [file, *sorted(set(map(Path, get_relative_import_files(file))))]
 
 

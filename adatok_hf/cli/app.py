@@ -6,6 +6,7 @@ import typer
 
 from . import heads, study, train, train_generator
 from .bench import bench
+from .bench_generation import bench_generation
 from .calibrate import calibrate
 from .check_conversion import check_conversion
 from .check_metrics import check_metrics
@@ -14,6 +15,7 @@ from .convert import convert
 from .decode import decode
 from .encode import encode
 from .evaluate import evaluate
+from .generate import generate
 from .push import push
 from .reconstruct import reconstruct
 from .reward_table import reward_table
@@ -25,8 +27,8 @@ COMMANDS = (
     encode,
     decode,
     evaluate,
+    generate,
     tokenize_dataset,
-    bench,
     reward_table,
     calibrate,
     convert,
@@ -48,6 +50,10 @@ def make_app() -> typer.Typer:
     )
     for command in COMMANDS:
         app.command()(command)
+    bench_app = typer.Typer(invoke_without_command=True)
+    bench_app.callback()(bench)
+    bench_app.command(name="generation")(bench_generation)
+    app.add_typer(bench_app, name="bench")
     train_app = typer.Typer(help="Train a model from a recipe.", no_args_is_help=True)
     train_app.command(context_settings=OVERRIDES)(train.tokenizer)
     train_app.command(context_settings=OVERRIDES)(train.policy)

@@ -6,9 +6,9 @@ from transformers import LlamaForCausalLM
 
 from .. import default_checkpoint
 from ..checkpoint import load_checkpoint, model_hash
-from ..files import first_line
+from ..files import first_line, read_json
 from ..hub import find_folder
-from ..modeling.vocabulary_adatok import ImageVocabulary
+from ..modeling.vocabulary_adatok import CONFIG_KEY, ImageVocabulary
 
 
 def load_pipeline(source: str | Path, tokenizer: str | Path | None = None):
@@ -53,11 +53,13 @@ def load_pipeline(source: str | Path, tokenizer: str | Path | None = None):
 
 def load_generator(folder: Path) -> LlamaForCausalLM:
     """Loads a generator in evaluation mode; raises `ValueError` if the folder has none."""
+    path = folder / "config.json"
+    if not path.is_file() or CONFIG_KEY not in read_json(path):
+        raise ValueError(f"{folder} is no generator: it has no config.json with an {CONFIG_KEY}.")
     try:
         model = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} is no generator: {first_line(error)}") from error
-    ImageVocabulary.from_config(model.config)
+        raise ValueError(f"The generator {folder} cannot be loaded: {first_line(error)}") from error
     return model.eval()
 
 

@@ -59,11 +59,9 @@ def test_a_pipeline_has_its_own_tokenizer(pipeline_folder, tiny_checkpoint, one_
 
 def test_what_is_no_generator_is_refused(tiny_checkpoint, generator_folder, tmp_path, one_sentence):
     (tmp_path / "empty").mkdir()
-    for folder in (tiny_checkpoint, tmp_path / "empty"):
-        with one_sentence(str(folder)):
-            load_pipeline(folder, tiny_checkpoint)
     config = json.loads((generator_folder / "config.json").read_text())
     del config["image_vocabulary"]
     (generator_folder / "config.json").write_text(json.dumps(config))
-    with one_sentence("no image_vocabulary"):
-        load_pipeline(generator_folder, tiny_checkpoint)
+    for folder in (tiny_checkpoint, tmp_path / "empty", generator_folder):
+        with one_sentence(str(folder), "is no generator"):
+            load_pipeline(folder, tiny_checkpoint)

@@ -191,8 +191,8 @@ def test_the_hub_serves_it_to_strangers(folder, pipe, tmp_path):
         (tmp_path / name).mkdir()
     with (
         HubServer(tmp_path / "blobs") as hub,
-        FreshProcess(tmp_path / "author", [], HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN) as author,
-        FreshProcess(tmp_path / "stranger", ["adatok_hf"], HF_ENDPOINT=hub.url) as stranger,
+        FreshProcess(tmp_path / "author", [], HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN, HF_HUB_DISABLE_XET="1") as author,
+        FreshProcess(tmp_path / "stranger", ["adatok_hf"], HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1") as stranger,
     ):
         author.run(f"""
             from adatok_hf.generation.load_pipeline import load_pipeline
