@@ -4,8 +4,9 @@ import sys
 
 import typer
 
-from . import heads, study, train
+from . import heads, study, train, train_generator
 from .bench import bench
+from .bench_generation import bench_generation
 from .calibrate import calibrate
 from .check_conversion import check_conversion
 from .check_metrics import check_metrics
@@ -14,9 +15,11 @@ from .convert import convert
 from .decode import decode
 from .encode import encode
 from .evaluate import evaluate
+from .generate import generate
 from .push import push
 from .reconstruct import reconstruct
 from .reward_table import reward_table
+from .tokenize_dataset import tokenize_dataset
 
 
 COMMANDS = (
@@ -24,7 +27,8 @@ COMMANDS = (
     encode,
     decode,
     evaluate,
-    bench,
+    generate,
+    tokenize_dataset,
     reward_table,
     calibrate,
     convert,
@@ -46,9 +50,14 @@ def make_app() -> typer.Typer:
     )
     for command in COMMANDS:
         app.command()(command)
+    bench_app = typer.Typer(invoke_without_command=True)
+    bench_app.callback()(bench)
+    bench_app.command(name="generation")(bench_generation)
+    app.add_typer(bench_app, name="bench")
     train_app = typer.Typer(help="Train a model from a recipe.", no_args_is_help=True)
     train_app.command(context_settings=OVERRIDES)(train.tokenizer)
     train_app.command(context_settings=OVERRIDES)(train.policy)
+    train_app.command(context_settings=OVERRIDES)(train_generator.generator)
     app.add_typer(train_app, name="train")
     study_app = typer.Typer(help="Find out by experiments with controls what a part is worth.", no_args_is_help=True)
     study_app.command(context_settings=OVERRIDES)(study.policy)

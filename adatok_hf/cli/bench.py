@@ -11,6 +11,7 @@ from .options import DeviceOption, ModelOption, parse_names, parse_numbers
 
 
 def bench(
+    context: typer.Context,
     model: ModelOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds of which the median is taken.")] = 5,
@@ -27,6 +28,8 @@ def bench(
     Time encoding and decoding, beside a plain ViT, a search for budgets and the speed of a matmul. The last line of
     the output is one JSON object.
     """
+    if context.invoked_subcommand is not None:
+        return
     from ..bench.bench import format_table, run_benchmark
     from ..files import write_json
 

@@ -1,0 +1,320 @@
+"""A dataset of images as a dataset of image codes: parquet shards that are there whole or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from ..checkpoint import load_checkpoint, model_hash
+from ..data import ImageFolder, load_image_dataset
+from ..files import whole_file
+from .codes_file import import_pyarrow
+
+
+FORMAT = "adatok-codes-dataset"
+UNREADABLE = (OSError, SyntaxError, ValueError)  # of a picture: what PIL and the image processor raise
+
+
+@dataclass(frozen=True)
+class TokenizeJob:
+    """
+    All that decides which codes come out, so that any process can make any shard.
+
+    Args:
+        model (`str`): Folder or Hub id of the tokenizer.
+        data (`str`): Images, see [`~adatok_hf.data.load_image_dataset`]. Classes are the `label` column, or the
+            subfolders of an image folder.
+        split (`str`, *optional*, defaults to `"train"`): Split of the data.
+        max_images (`int`, *optional*): Takes that many images, spread evenly.
+        budgets (`int`, *optional*): One budget for all, in `1 .. num_latent_tokens`; the policy's choice if unset.
+        cost_bias (`float`, *optional*): Shifts the policy's choice, see [`AdaTokModel.encode`].
+        variants (`int`, *optional*, defaults to 1): Rows of an image: the image processor's own cut first, then random
+            squares, every other one mirrored.
+        min_crop (`float`, *optional*, defaults to 0.8): Least side of these squares as a share of the shortest edge,
+            in (0, 1].
+        images_per_shard (`int`, *optional*, defaults to 4096): Images in a file.
+        seed (`int`, *optional*, defaults to 0): Of the random squares. They depend on nothing else.
+
+    Raises:
+        `ValueError`: if a number is out of its range.
+    """
+
+    model: str
+    data: str
+    split: str = "train"
+    max_images: int | None = None
+    budgets: int | None = None
+    cost_bias: float | None = None
+    variants: int = 1
+    min_crop: float = 0.8
+    images_per_shard: int = 4096
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("variants", "images_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if not 0 < self.min_crop <= 1:
+            raise ValueError(f"min_crop must be above 0 and at most 1; got {self.min_crop}.")
+
+
+class ShardWriter:
+    """
+    Makes shards, each from the images it stands for to a parquet file: the unit of work of every engine. A process
+    needs nothing but the job to make one.
+
+    Args:
+        job ([`TokenizeJob`]): What to do.
+        out (`str` or `Path`): Folder of the shards.
+        device (`str`, *optional*, defaults to `"cpu"`): Where to encode.
+        batch_size (`int`, *optional*, defaults to 32): Images encoded together.
+        say (`Callable`, *optional*): Takes a sentence about each image that is skipped.
+
+    Raises:
+        `ValueError`: if the tokenizer or the data cannot be loaded, or the folder holds shards of another job.
+    """
+
+    def __init__(
+        self,
+        job: TokenizeJob,
+        out: str | Path,
+        device: str = "cpu",
+        batch_size: int = 32,
+        say: Callable[[str], object] = print,
+    ):
+        self.job, self.out, self.batch_size, self.say = job, Path(out), batch_size, say
+        model, self.processor = load_checkpoint(job.model)
+        self.model = model.eval().to(device)
+        images = load_image_dataset(job.data, job.split, keep_label=True)
+        self.images, self.labels, self.class_names = with_labels(images)
+        self.rows = range(len(images))
+        if job.max_images is not None and job.max_images < len(images):
+            self.rows = torch.linspace(0, len(images) - 1, job.max_images).long().tolist()
+        self.facts = asdict(job) | {
+            "model_hash": model_hash(model),
+            "num_images": len(self.rows),
+            "codebook_size": model.config.codebook_size,
+            "candidate_budgets": list(model.config.budgets),
+            "class_names": self.class_names,
+        }
+        self.num_shards = -(-len(self.rows) // job.images_per_shard)
+        check_shards(self.out, self.facts, [self.path(index) for index in range(self.num_shards)])
+
+    def path(self, index: int) -> Path:
+        return self.out / f"codes-{index:05d}-of-{self.num_shards:05d}.parquet"
+
+    def images_of(self, index: int) -> list[int]:
+        """Rows of the data that a shard stands for."""
+        start = index * self.job.images_per_shard
+        return list(self.rows[start : start + self.job.images_per_shard])
+
+    def __call__(self, index: int, progress: tqdm | None = None) -> dict[str, int]:
+        """
+        Writes a shard.
+
+        Args:
+            index (`int`): Which, in `0 .. num_shards - 1`.
+            progress (`tqdm`, *optional*): Is moved on by each image.
+
+        Returns:
+            `dict[str, int]`: `rows` and `codes` written, `skipped` images.
+        """
+        columns = {
+            name: [] for name in ("image_id", "image_codes", "budget", "label", "variant", "model_hash", "image_hash")
+        }
+        batch, skipped = [], 0
+        for row in self.images_of(index):
+            try:
+                batch += self._read(row)
+            except UNREADABLE as error:
+                skipped += 1
+                self.say(f"skipped image {self.image_id(row)}: {' '.join(str(error).split())}")
+            if progress is not None:
+                progress.update()
+            while len(batch) >= self.batch_size:
+                self._encode(batch[: self.batch_size], columns)
+                batch = batch[self.batch_size :]
+        if batch:
+            self._encode(batch, columns)
+        self._write(index, columns)
+        return {"rows": len(columns["budget"]), "codes": sum(columns["budget"]), "skipped": skipped}
+
+    def image_id(self, row: int) -> str:
+        """The path of an image below its folder, or its row in the data."""
+        if isinstance(self.images, ImageFolder):
+            return self.images.paths[row].relative_to(self.images.folder).as_posix()
+        return str(row)
+
+    def _read(self, row: int) -> list[tuple[dict, torch.Tensor]]:
+        image = self.images[row]["image"]
+        if image is None:
+            raise ValueError("there is no image.")
+        pictures = variants_of(ImageOps.exif_transpose(image), self.job, row)
+        pixel_values = self.processor(pictures, return_tensors="pt")["pixel_values"]
+        facts = {"image_id": self.image_id(row), "label": self.labels[row], "model_hash": self.facts["model_hash"]}
+        return [(facts | {"variant": variant}, pixels) for variant, pixels in enumerate(pixel_values)]
+
+    @torch.inference_mode()
+    def _encode(self, batch: list[tuple[dict, torch.Tensor]], columns: dict[str, list]):
+        pixel_values = torch.stack([pixels for _, pixels in batch])
+        encoded = self.model.encode(
+            pixel_values.to(self.model.device), budgets=self.job.budgets, cost_bias=self.job.cost_bias
+        )
+        pictures = self.processor.post_process(pixel_values)
+        for (facts, _), codes, budget, picture in zip(
+            batch, encoded.image_codes.tolist(), encoded.budgets.tolist(), pictures
+        ):
+            image_hash = hashlib.sha256(picture.tobytes()).hexdigest()[:16]
+            row = facts | {"image_codes": codes[:budget], "budget": budget, "image_hash": image_hash}
+            for name, value in row.items():
+                columns[name].append(value)
+
+    def _write(self, index: int, columns: dict[str, list]):
+        arrow, parquet = import_pyarrow()
+        schema = codes_features(self.facts["codebook_size"], self.class_names).arrow_schema
+        schema = schema.with_metadata({**schema.metadata, FORMAT: json.dumps(self.facts)})
+        with whole_file(self.path(index)) as temporary:
+            parquet.write_table(arrow.table(columns, schema=schema), temporary)
+
+
+def tokenize_dataset(
+    job: TokenizeJob,
+    out: str | Path,
+    device: str = "cpu",
+    batch_size: int = 32,
+    say: Callable[[str], object] = print,
+) -> dict:
+    """
+    Turns images into a dataset of their codes, a folder of parquet files for `datasets.load_dataset`. A shard that is
+    there is not made again, so a run that was cut off goes on. Under `torchrun`, or wherever `RANK` and `WORLD_SIZE`
+    are set, each process makes its share of the shards.
+
+    Columns: `image_id`, `image_codes` cut at the budget, `budget`, `label` with the names of the classes, `variant`,
+    `model_hash`, and `image_hash` of the pixels that the model saw.
+
+    Args:
+        job ([`TokenizeJob`]): What to do.
+        out (`str` or `Path`): Folder of the shards; made if need be.
+        device (`str`, *optional*, defaults to `"cpu"`): Where to encode.
+        batch_size (`int`, *optional*, defaults to 32): Images encoded together.
+        say (`Callable`, *optional*): Takes a sentence about each image that is skipped.
+
+    Returns:
+        `dict`: of this process: `shards` made, `shards_there` before, `rows`, `skipped` images and `mean_budget`.
+
+    Raises:
+        `ValueError`: as [`ShardWriter`], and if no image of a shard could be read.
+
+    Example:
+
+    ```python
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import adatok_hf
+    >>> from adatok_hf.codec.tokenize_dataset import TokenizeJob, tokenize_dataset
+
+    >>> samples = Path(adatok_hf.__file__).parent / "samples"
+    >>> job = TokenizeJob(adatok_hf.default_checkpoint(), str(samples), max_images=2, budgets=8)
+    >>> with TemporaryDirectory() as folder:
+    ...     tokenize_dataset(job, folder)["rows"]
+    2
+
+    ```"""
+    Path(out).mkdir(parents=True, exist_ok=True)
+    write = ShardWriter(job, out, device, batch_size, say)
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    mine = range(rank, write.num_shards, world_size)
+    missing = [index for index in mine if not write.path(index).is_file()]
+    made = {"rows": 0, "codes": 0, "skipped": 0}
+    total = sum(len(write.images_of(index)) for index in missing)
+    with tqdm(total=total, desc="Images", unit="image", disable=None if rank == 0 else True) as progress:
+        for index in missing:
+            for name, value in write(index, progress).items():
+                made[name] += value
+    return {
+        "shards": len(missing),
+        "shards_there": len(mine) - len(missing),
+        "rows": made["rows"],
+        "skipped": made["skipped"],
+        "mean_budget": made["codes"] / made["rows"] if made["rows"] else None,
+    }
+
+
+def with_labels(images) -> tuple[object, list[int | None], list[str]]:
+    """The images, one class each (`None` where it is not known) and the names of the classes."""
+    if isinstance(images, ImageFolder):
+        parents = [path.relative_to(images.folder).parent.as_posix() for path in images.paths]
+        names = sorted({parent for parent in parents if parent != "."})
+        numbers = {name: number for number, name in enumerate(names)}
+        return images, [numbers.get(parent) for parent in parents], names
+    if "label" not in images.column_names:
+        return images, [None] * len(images), []
+    from datasets import ClassLabel
+
+    if not isinstance(images.features["label"], ClassLabel):
+        images = images.class_encode_column("label")
+    labels = [None if label is None or label < 0 else label for label in images["label"]]
+    return images, labels, list(images.features["label"].names)
+
+
+def variants_of(image: Image.Image, job: TokenizeJob, row: int) -> Iterator[Image.Image]:
+    """The image itself, then random squares of it, the odd ones mirrored; the same for the same seed and row."""
+    variants = [image]
+    for variant in range(1, job.variants):
+        seed = int.from_bytes(hashlib.sha256(f"{job.seed} {row} {variant}".encode()).digest()[:7], "big")
+        size_share, left_share, top_share = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        size = max(round(min(image.size) * (job.min_crop + (1 - job.min_crop) * size_share)), 1)
+        left, top = round((image.width - size) * left_share), round((image.height - size) * top_share)
+        crop = image.crop((left, top, left + size, top + size))
+        variants.append(ImageOps.mirror(crop) if variant % 2 else crop)
+    return variants
+
+
+def codes_features(codebook_size: int, class_names: list[str]):
+    """The columns as `datasets` describes them."""
+    from datasets import ClassLabel, Features, List, Value
+
+    return Features(
+        {
+            "image_id": Value("string"),
+            "image_codes": List(Value("int16" if codebook_size <= 2**15 else "int32")),
+            "budget": Value("int32"),
+            "label": ClassLabel(names=class_names) if class_names else Value("int64"),
+            "variant": Value("int32"),
+            "model_hash": Value("string"),
+            "image_hash": Value("string"),
+        }
+    )
+
+
+def read_facts(path: Path) -> dict:
+    """What a shard says of the job that made it; raises `ValueError` if it is none or damaged."""
+    arrow, parquet = import_pyarrow()
+    try:
+        metadata = parquet.read_schema(path).metadata or {}
+    except (arrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is damaged; delete it, and it will be made again.") from error
+    if FORMAT.encode() not in metadata:
+        raise ValueError(f"{path} holds no {FORMAT} metadata, so `adatok tokenize-dataset` did not make it.")
+    return json.loads(metadata[FORMAT.encode()])
+
+
+def check_shards(out: Path, facts: dict, planned: list[Path]):
+    """Raises `ValueError` if a folder has parquet files that do not belong to the job."""
+    for path in sorted(out.glob("*.parquet")):
+        found = read_facts(path)
+        different = [name for name in facts if found.get(name) != facts[name]]
+        if different or path not in planned:
+            name = different[0] if different else "number of shards"
+            raise ValueError(
+                f"{out} holds shards of another job, of another {name}; name another folder, or empty this one."
+            )
+
+
+__all__ = ["ShardWriter", "TokenizeJob", "read_facts", "tokenize_dataset"]

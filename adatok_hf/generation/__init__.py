@@ -1,0 +1,1 @@
+"""Image codes as sequences of a language model, and images from them."""

@@ -1,0 +1,139 @@
+"""The generator: from a recipe to a plain Llama folder, `adatok train generator`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import LlamaForCausalLM, set_seed
+
+from ..files import first_line, whole_files, write_json
+from ..generation.sequences import load_sequences
+from ..model_card import CARD_NAME
+from ..modeling.vocabulary_adatok import ImageVocabulary
+from .generator_arguments import GeneratorDataArguments, GeneratorModelArguments, GeneratorTrainingArguments
+from .generator_trainer import AdaTokGeneratorTrainer
+from .recipe import checkpoint_to_resume, run_recipe
+
+
+CARD = """---
+library_name: transformers
+pipeline_tag: unconditional-image-generation
+tags: [adatok, image-generation]
+---
+
+# {name}
+
+A stock `LlamaForCausalLM` that writes images as codes of an AdaTok tokenizer: class, budget, then so many codes.
+{classes} Codes {codes}; candidate budgets {budgets}. The fingerprint of the tokenizer is in `config.json`, under
+`image_vocabulary`.
+
+```bash
+adatok generate --generator {name} --model TOKENIZER -n 8 --out out
+```
+
+{training}
+"""
+
+
+def build_generator(arguments: GeneratorModelArguments, vocabulary: ImageVocabulary) -> LlamaForCausalLM:
+    """
+    Makes a model with random weights, or loads the generator named by `init_from`.
+
+    Raises:
+        `ValueError`: if the architecture is impossible or is not that of `init_from`, or its vocabulary is another.
+    """
+    architecture = {key: value for key, value in asdict(arguments).items() if value is not None}
+    init_from = architecture.pop("init_from", None)
+    if init_from is None:
+        model = LlamaForCausalLM(vocabulary.model_config(**architecture))
+    else:
+        try:
+            model = LlamaForCausalLM.from_pretrained(init_from)
+        except OSError as error:
+            raise ValueError(f"The generator {init_from} cannot be loaded: {first_line(error)}") from error
+        for name, value in architecture.items():
+            if getattr(model.config, name) != value:
+                raise ValueError(f"{init_from} has {name}={getattr(model.config, name)}, but the recipe says {value}.")
+        if ImageVocabulary.from_config(model.config) != vocabulary:
+            raise ValueError(f"{init_from} was trained on other codes, budgets or classes than those of the data.")
+    model.generation_config = vocabulary.generation_config()
+    return model
+
+
+def train(
+    model_arguments: GeneratorModelArguments,
+    data_arguments: GeneratorDataArguments,
+    arguments: GeneratorTrainingArguments,
+) -> dict[str, float]:
+    """
+    Trains a generator and writes it into `arguments.output_dir` as a plain transformers model; a run that was cut off
+    is resumed.
+
+    Returns:
+        `dict[str, float]`: `eval_loss` in nats of a token where there is evaluation data, else `train_loss`.
+    """
+    if not data_arguments.train_data:
+        raise ValueError("There is nothing to train on: give --train_data, a folder of `adatok tokenize-dataset`.")
+    set_seed(arguments.seed)
+    train_dataset, vocabulary = load_sequences(data_arguments.train_data)
+    eval_dataset = None
+    if data_arguments.eval_data:
+        eval_dataset, eval_vocabulary = load_sequences(data_arguments.eval_data, data_arguments.max_eval_images)
+        if eval_vocabulary != vocabulary:
+            raise ValueError(
+                f"{data_arguments.eval_data} has codes of another tokenizer, or other classes, than "
+                f"{data_arguments.train_data}."
+            )
+        eval_dataset = eval_dataset.sort("length")
+    trainer = AdaTokGeneratorTrainer(
+        vocabulary=vocabulary,
+        model=build_generator(model_arguments, vocabulary),
+        args=arguments,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+    )
+    metrics = trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments)).metrics
+    metrics = trainer.evaluate() if eval_dataset is not None else {"train_loss": metrics["train_loss"]}
+    if trainer.is_world_process_zero():
+        export_generator(trainer, arguments.output_dir, metrics)
+    return metrics
+
+
+def export_generator(trainer: AdaTokGeneratorTrainer, folder: str | Path, metrics: dict[str, float]):
+    """Writes the model, its metrics and a card, all of them or none."""
+    arguments, vocabulary, steps = trainer.args, trainer.vocabulary, trainer.state.global_step
+    batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    facts = {
+        "training sequences": len(trainer.train_dataset),
+        "steps": steps,
+        "sequences per step": batch_size,
+        "parameters": trainer.model.num_parameters(),
+        "class dropout": arguments.class_dropout,
+    }
+    if "eval_loss" in metrics:
+        facts["loss on other images"] = f"{metrics['eval_loss']:.3f} nats a token"
+    classes = f"{len(vocabulary.class_names)} classes" if vocabulary.class_names else "No classes"
+    card = CARD.format(
+        name=Path(folder).name,
+        classes=f"{classes}, and one that stands for any.",
+        codes=f"0 to {vocabulary.codebook_size - 1}, {math.log2(vocabulary.codebook_size):g} bits each",
+        budgets=", ".join(map(str, vocabulary.budgets)),
+        training="\n".join(f"- {name}: {value}" for name, value in facts.items()),
+    )
+    with whole_files(folder) as temporary:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(temporary)
+        write_json(temporary / "metrics.json", {"training": facts, **metrics})
+        (temporary / CARD_NAME).write_text(card, encoding="utf-8")
+
+
+def train_recipe(recipe: str, overrides: Sequence[str] = ()):
+    """
+    Runs a recipe and prints its metrics as JSON.
+
+    Args:
+        recipe (`str`): Name of a shipped recipe, or path of a YAML file.
+        overrides (`Sequence[str]`, *optional*): Any field of the argument classes, as in `--learning-rate 1e-4`.
+    """
+    argument_classes = [GeneratorModelArguments, GeneratorDataArguments, GeneratorTrainingArguments]
+    run_recipe("generator", recipe, overrides, argument_classes, train)

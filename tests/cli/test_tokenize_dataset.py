@@ -1,0 +1,42 @@
+import datasets
+import pytest
+
+from adatok_hf.cli import main
+
+
+@pytest.fixture
+def tokenize(tiny_checkpoint, capsys):
+    """Runs `adatok tokenize-dataset` on the tiny checkpoint and gives exit code, stdout and stderr."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            main(["tokenize-dataset", "--model", str(tiny_checkpoint), "--device", "cpu", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_it_writes_shards_and_says_how_many(tokenize, tmp_path, write_pictures):
+    folder = write_pictures(tmp_path / "pictures", 5)
+    arguments = ["--data", folder, "--budgets", "8", "--images-per-shard", "2", "--out", tmp_path / "out"]
+    code, out, _ = tokenize(*arguments)
+    assert code == 0 and "5 rows, mean budget 8.0, 3 shards" in out
+    assert len(datasets.load_dataset("parquet", data_files=f"{tmp_path}/out/*.parquet", split="train")) == 5
+    code, out, _ = tokenize(*arguments)
+    assert code == 0 and "0 rows" in out and "3 were there" in out
+
+
+@pytest.mark.parametrize("options, word", [(["--engine", "ray"], "ray"), (["--engine", "dask"], "dask")])
+def test_engines_that_are_not_there_are_refused(tokenize, tmp_path, write_pictures, options, word):
+    folder = write_pictures(tmp_path / "pictures", 1)
+    code, _, err = tokenize("--data", folder, "--out", tmp_path / "out", *options)
+    assert code == 2 and word in err and err.count("\n") == 1
+
+
+def test_a_skipped_picture_shows_in_the_exit_code(tokenize, tmp_path, write_pictures):
+    folder = write_pictures(tmp_path / "pictures", 2)
+    (folder / "broken.png").write_bytes(b"no picture")
+    code, out, err = tokenize("--data", folder, "--out", tmp_path / "out")
+    assert code == 1 and "2 rows" in out and "broken.png" in err

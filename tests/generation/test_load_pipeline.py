@@ -1,0 +1,67 @@
+import json
+
+import pytest
+import torch
+
+from adatok_hf.generation.load_pipeline import load_pipeline
+from adatok_hf.modeling.pipeline_adatok import AdaTokPipeline
+
+
+@pytest.fixture
+def generator_folder(generator, tmp_path):
+    generator.save_pretrained(tmp_path / "generator")
+    return tmp_path / "generator"
+
+
+@pytest.fixture
+def pipeline_folder(generator_folder, tiny_checkpoint, tmp_path):
+    load_pipeline(generator_folder, tiny_checkpoint).save_pretrained(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def draw(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(["emoji", "places/alley"], generator=[torch.Generator().manual_seed(seed) for seed in range(2)])
+
+
+def test_a_generator_and_its_tokenizer_make_a_pipeline(generator_folder, tiny_checkpoint):
+    pipeline = load_pipeline(generator_folder, tiny_checkpoint)
+    assert type(pipeline) is AdaTokPipeline and pipeline.class_names[0] == "emoji"
+    assert not pipeline.transformer.training and not pipeline.image_tokenizer.training
+
+
+def test_a_saved_pipeline_gives_the_same_images(pipeline_folder, generator_folder, tiny_checkpoint):
+    first, second = draw(load_pipeline(generator_folder, tiny_checkpoint)), draw(load_pipeline(pipeline_folder))
+    assert torch.equal(first.image_codes, second.image_codes)
+    assert [image.tobytes() for image in first.images] == [image.tobytes() for image in second.images]
+
+
+def test_another_tokenizer_of_the_same_shape_is_refused(
+    generator_folder, tiny_model, processor, tmp_path, one_sentence
+):
+    with torch.no_grad():
+        tiny_model.quantizer.codebook.weight.add_(1.0)
+    tiny_model.save_pretrained(tmp_path / "other")
+    processor.save_pretrained(tmp_path / "other")
+    with one_sentence("another tokenizer", str(generator_folder)):
+        load_pipeline(generator_folder, tmp_path / "other")
+
+
+def test_a_tokenizer_of_other_codes_is_refused(generator_folder, one_sentence):
+    with one_sentence("do not belong together", "64 and 4096"):
+        load_pipeline(generator_folder)  # the embedded tokenizer
+
+
+def test_a_pipeline_has_its_own_tokenizer(pipeline_folder, tiny_checkpoint, one_sentence):
+    with one_sentence("tokenizer of its own"):
+        load_pipeline(pipeline_folder, tiny_checkpoint)
+
+
+def test_what_is_no_generator_is_refused(tiny_checkpoint, generator_folder, tmp_path, one_sentence):
+    (tmp_path / "empty").mkdir()
+    config = json.loads((generator_folder / "config.json").read_text())
+    del config["image_vocabulary"]
+    (generator_folder / "config.json").write_text(json.dumps(config))
+    for folder in (tiny_checkpoint, tmp_path / "empty", generator_folder):
+        with one_sentence(str(folder), "is no generator"):
+            load_pipeline(folder, tiny_checkpoint)
