@@ -74,3 +74,6 @@ class PolicyTrainingArguments(TrainingArguments):
                 f"target_mean_budget goes with weighting=target_mean; got {self.target_mean_budget} with "
                 f"{self.weighting}."
             )
+
+
+ARGUMENT_CLASSES = (PolicyDataArguments, PolicyTrainingArguments)

@@ -19,7 +19,7 @@ from ..metrics.perceptual import load_lpips
 from ..model_card import model_card, read_license
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 from ..modeling.modeling_adatok import AdaTokPolicy
-from .policy_arguments import PolicyDataArguments, PolicyTrainingArguments
+from .policy_arguments import ARGUMENT_CLASSES, PolicyDataArguments, PolicyTrainingArguments
 from .policy_trainer import AdaTokPolicyTrainer
 from .recipe import checkpoint_to_resume, run_recipe
 
@@ -228,5 +228,4 @@ def train_recipe(recipe: str, overrides: Sequence[str] = ()):
         recipe (`str`): Name of a shipped recipe, or path of a YAML file.
         overrides (`Sequence[str]`, *optional*): Any field of the argument classes, as in `--entropy-coef 0.1`.
     """
-    argument_classes = [PolicyDataArguments, PolicyTrainingArguments]
-    run_recipe("policy", recipe, overrides, argument_classes, train)
+    run_recipe("policy", recipe, overrides, ARGUMENT_CLASSES, train)
