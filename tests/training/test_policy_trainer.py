@@ -110,6 +110,19 @@ def test_first_step_has_the_gradient_norms_of_the_whole_batch(make_table, tiny_c
     assert trainer.state.log_history[0]["grad_norm_fidelity"] == pytest.approx(norm, rel=1e-4)
 
 
+def test_weights_move_once_per_optimizer_step_by_all_its_micro_batches(make_table, tiny_config, arguments):
+    def train(**overrides):
+        args = arguments(max_steps=4, weighting_learning_rate=0.5, fidelity_weight=0.3, **overrides)
+        trainer = AdaTokPolicyTrainer(new_policy(tiny_config), args, train_dataset=make_table(256))
+        trainer.train()
+        return trainer.weighting
+
+    whole = train(per_device_train_batch_size=64)
+    parts = train(per_device_train_batch_size=16, gradient_accumulation_steps=4)
+    torch.testing.assert_close(parts.start_norms, whole.start_norms, rtol=1e-3, atol=0)
+    torch.testing.assert_close(parts.weights, whole.weights, rtol=1e-4, atol=0)
+
+
 def test_advantages_of_both_objectives_have_unit_deviation_over_the_dataset(make_table, tiny_config, arguments):
     table = make_table()
     trainer = AdaTokPolicyTrainer(new_policy(tiny_config), arguments(), train_dataset=table)
