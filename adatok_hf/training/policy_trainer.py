@@ -167,9 +167,9 @@ class AdaTokPolicyTrainer(StatefulTrainer):
         self._micro_batches, self._point = [], None
 
     def _old_log_probs(self, features: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
-        if self.args.num_iterations == 1:
+        if self.args.old_policy_steps == 1:
             return log_probs.detach()
-        if self.state.global_step % self.args.num_iterations == 0:
+        if self.state.global_step % self.args.old_policy_steps == 0:
             self.old_policy.load_state_dict(self.accelerator.unwrap_model(self.model).state_dict())
         return self._log_probs(self.old_policy, features)
 
