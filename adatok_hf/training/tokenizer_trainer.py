@@ -229,9 +229,7 @@ class ReconstructionTrainer(StatefulTrainer):
         self.ema.update_parameters(model)
         step, args = self.state.global_step, self.args
         if args.revive_steps and step % args.revive_steps == 0:
-            counts = self.accelerator.reduce(self.code_counts)
-            self.codebook_use = (counts > 0).float().mean().item()
-            self.code_counts.zero_()
+            counts = self._take_code_counts()
             if args.train_only is None and step <= args.revive_until * self.state.max_steps:
                 self._revive_dead_codes(counts)
         if args.train_only is None and step in args.revive_latents_steps:
@@ -239,6 +237,13 @@ class ReconstructionTrainer(StatefulTrainer):
 
     @torch.no_grad()
     def _revive_dead_codes(self, counts: torch.Tensor):
+    def _take_code_counts(self) -> torch.Tensor:
+        """How often each code has been used since the last call, by all processes."""
+        counts = self.accelerator.reduce(self.code_counts)
+        self.codebook_use = (counts > 0).float().mean().item()
+        self.code_counts.zero_()
+        return counts
+
         """Moves the codes that no image has used onto random latents, the same ones in every process."""
         codebook = self.accelerator.unwrap_model(self.model).quantizer.codebook.weight
         latents = self._latents.flatten(0, 1).to(codebook.dtype)
@@ -248,7 +253,10 @@ class ReconstructionTrainer(StatefulTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
         if "loss" in logs:
-            logs["codebook_use"] = self.codebook_use
+            if not self.args.revive_steps:
+                self._take_code_counts()
+            if self.codebook_use:  # known from the first revival on
+                logs["codebook_use"] = self.codebook_use
         super().log(logs, start_time)
 
     @torch.no_grad()
