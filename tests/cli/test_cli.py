@@ -299,6 +299,14 @@ def test_a_bad_budget_of_decode_is_one_sentence(adatok, pictures, tmp_path, budg
     assert code == 2 and is_one_sentence(stderr) and repr(budget) in stderr
 
 
+@pytest.mark.parametrize("bias", ["1", "nan"])
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+def test_a_cost_bias_beside_forced_budgets_is_one_sentence(adatok, pictures, tmp_path, command, bias):
+    out = tmp_path / "out.safetensors"
+    code, _, stderr = adatok(command, pictures, "--budgets", "8", "--cost-bias", bias, "--out", out)
+    assert code == 2 and is_one_sentence(stderr) and "--cost-bias" in stderr and not out.exists()
+
+
 def test_a_bad_cost_bias_is_one_sentence(adatok, pictures, tmp_path):
     code, _, stderr = adatok("encode", pictures, "--out", tmp_path / "codes.safetensors", "--cost-bias", "nan")
     assert code == 2 and is_one_sentence(stderr)
