@@ -84,6 +84,9 @@ class ReconstructionTrainingArguments(TrainingArguments):
     do_train: bool = field(default=True, metadata={"help": "Whether to train; else only evaluate."})
     # Trainer would drop the images before the collator sees them.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: the collator needs the images."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Keep False: every trained weight gets a gradient at every step."}
+    )
     train_only: str | None = field(
         default=None,
         metadata={

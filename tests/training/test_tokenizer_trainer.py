@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from adatok_hf import AdaTokModel
 from adatok_hf.data import ImageCollator
@@ -171,6 +172,23 @@ def test_metrics_are_those_of_8_bit_pictures(make_trainer, pictures, processor, 
         assert metrics["eval_psnr_8"] == pytest.approx(psnr(*pairs).mean().item(), abs=1e-5)
         distances = trainer.eval_lpips(to_pixel_values(pairs[1]), to_pixel_values(pairs[0]))
     assert metrics["eval_lpips_8"] == pytest.approx(distances.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("train_only", [None, "heads", "decoder"])
+def test_every_trained_weight_gets_a_gradient_at_every_step(make_trainer, pictures, train_only):
+    trainer = make_trainer(
+        images=pictures[:2], per_device_train_batch_size=2, adversarial_weight=0.1, train_only=train_only, max_steps=2
+    )
+    without = []
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            names = [n for n, p in trainer.model.named_parameters() if p.requires_grad and p.grad is None]
+            without.append(names)
+
+    trainer.add_callback(Look())
+    trainer.train()
+    assert without == [[], []] and trainer.args.ddp_find_unused_parameters is False
 
 
 def test_grid_shows_originals_and_every_candidate_budget(make_trainer, pictures, processor):
