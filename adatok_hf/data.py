@@ -126,8 +126,9 @@ def load_image_dataset(
             A folder of images; a parquet file, a folder of parquet files or a glob of them, with an `image` column; or
             the name of a dataset on the Hub.
         split (`str`, *optional*, defaults to `"train"`):
-            Split of a Hub dataset, perhaps with a slice as in `"train[:1000]"`. In a folder of parquet files, those
-            whose names begin with it.
+            Split of a Hub dataset, perhaps with a slice as in `"train[:1000]"` or `"train[10%:]"`. In a folder of
+            parquet files, those whose names begin with it. A folder of images has no splits, so of its only the slice
+            counts.
         max_images (`int`, *optional*): Takes that many images, spread evenly over the source.
         keep_label (`bool`, *optional*, defaults to `False`): Whether a `label` column stays beside the two.
 
@@ -135,7 +136,7 @@ def load_image_dataset(
         `torch.utils.data.Dataset`
 
     Raises:
-        `ValueError`: if there is no such source, or it has no images.
+        `ValueError`: if there is no such source, it has no images, or the slice is none.
     """
     path = Path(source)
     name, bracket, rest = split.partition("[")
@@ -143,13 +144,29 @@ def load_image_dataset(
         dataset = _load_parquet([source], bracket + rest, keep_label)
     elif path.is_dir():
         parquet_files = sorted(str(file) for file in path.glob(f"{name}*.parquet"))
-        dataset = _load_parquet(parquet_files, bracket + rest, keep_label) if parquet_files else ImageFolder(path)
+        rows = bracket + rest
+        dataset = _load_parquet(parquet_files, rows, keep_label) if parquet_files else _load_folder(path, rows)
     else:
         dataset = _load_hub_dataset(source, split, keep_label)
     if max_images is not None and max_images < len(dataset):
         indices = torch.linspace(0, len(dataset) - 1, max_images).long().tolist()
         dataset = torch.utils.data.Subset(dataset, indices)
     return dataset
+
+
+def _load_folder(folder: Path, rows: str) -> Dataset:
+    dataset = ImageFolder(folder)
+    if not rows:
+        return dataset
+    from datasets import ReadInstruction
+
+    try:
+        parts = ReadInstruction.from_spec(f"train{rows}").to_absolute({"train": len(dataset)})
+    except (ValueError, AssertionError) as error:
+        raise ValueError(
+            f"A slice of the {len(dataset)} images in {folder} is written as [:1000] or [10%:]; got {rows!r}."
+        ) from error
+    return torch.utils.data.Subset(dataset, [row for part in parts for row in range(part.from_, part.to)])
 
 
 def _load_parquet(files: list[str], rows: str, keep_label: bool) -> Dataset:

@@ -91,10 +91,16 @@ def parse_budget(text: str, config) -> int | None:
     return None if budgets == [AUTO] else budgets[0]
 
 
-def check_cost_bias(cost_bias: float | None):
-    """Raises `ValueError` for a bias that is not finite."""
-    if cost_bias is not None and not math.isfinite(cost_bias):
+def check_cost_bias(cost_bias: float | None, budgets: str):
+    """Raises `ValueError` for a bias that is not finite, or that has no choice to shift because budgets are forced."""
+    if cost_bias is None:
+        return
+    if not math.isfinite(cost_bias):
         raise ValueError(f"--cost-bias must be a finite number; got {cost_bias}.")
+    if AUTO not in parse_names(budgets):
+        raise ValueError(
+            f"--cost-bias shifts the policy's choice, but --budgets {budgets} leaves it none; give one of the two."
+        )
 
 
 def _is_number(text: str) -> bool:

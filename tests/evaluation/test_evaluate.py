@@ -186,6 +186,15 @@ def test_another_policy_or_other_images_in_the_same_folder_are_refused(adatok, t
     assert "another policy" in error_of(adatok(**options))
 
 
+def test_a_cost_bias_moves_the_policy_and_only_the_policy(adatok, tmp_path):
+    for bias, chosen in ((-1000.0, 16), (1000.0, 4)):
+        out = tmp_path / f"bias{bias}"
+        assert adatok(metrics="psnr", budgets="auto,8", cost_bias=bias, out=out)[0] == 0
+        rows = {row["budget"]: row for row in json.loads((out / "results.json").read_text())["rows"]}
+        assert rows["auto"]["mean_budget"] == chosen and rows[8]["mean_budget"] == 8
+    assert "--cost-bias" in error_of(adatok(metrics="psnr", budgets="8", cost_bias=1.0))
+
+
 def test_a_damaged_part_is_named(adatok, tmp_path):
     options = {"metrics": "psnr", "budgets": "4"}
     adatok(**options)
