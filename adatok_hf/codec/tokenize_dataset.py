@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from ..checkpoint import load_checkpoint, model_hash
+from ..checkpoint import load_checkpoint, model_hash, policy_hash
 from ..data import ImageFolder, load_image_dataset
 from ..files import whole_file
 from .codes_file import import_pyarrow
@@ -96,8 +96,10 @@ class ShardWriter:
         self.rows = range(len(images))
         if job.max_images is not None and job.max_images < len(images):
             self.rows = torch.linspace(0, len(images) - 1, job.max_images).long().tolist()
-        self.facts = asdict(job) | {
+        settings = {name: value for name, value in asdict(job).items() if name != "model"}  # the hashes say more
+        self.facts = settings | {
             "model_hash": model_hash(model),
+            "policy_hash": policy_hash(model) if job.budgets is None else None,
             "num_images": len(self.rows),
             "codebook_size": model.config.codebook_size,
             "candidate_budgets": list(model.config.budgets),
@@ -263,7 +265,7 @@ def with_labels(images) -> tuple[object, list[int | None], list[str]]:
     return images, labels, list(images.features["label"].names)
 
 
-def variants_of(image: Image.Image, job: TokenizeJob, row: int) -> Iterator[Image.Image]:
+def variants_of(image: Image.Image, job: TokenizeJob, row: int) -> list[Image.Image]:
     """The image itself, then random squares of it, the odd ones mirrored; the same for the same seed and row."""
     variants = [image]
     for variant in range(1, job.variants):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from transformers import LlamaForCausalLM, set_seed
+from transformers import IntervalStrategy, LlamaForCausalLM, set_seed
 
 from ..files import first_line, whole_files, write_json
 from ..generation.sequences import load_sequences
@@ -83,7 +83,9 @@ def train(
     set_seed(arguments.seed)
     train_dataset, vocabulary = load_sequences(data_arguments.train_data)
     eval_dataset = None
-    if data_arguments.eval_data:
+    if not data_arguments.eval_data:
+        arguments.eval_strategy = IntervalStrategy.NO  # the recipes' steps are for those who have such data
+    else:
         eval_dataset, eval_vocabulary = load_sequences(data_arguments.eval_data, data_arguments.max_eval_images)
         if eval_vocabulary != vocabulary:
             raise ValueError(

@@ -121,6 +121,22 @@ def test_shards_of_another_job_are_refused(make_job, tmp_path, one_sentence, oth
         tokenize_dataset(make_job(**other), tmp_path / "out")
 
 
+@pytest.mark.parametrize("budgets, is_refused", [(None, True), (8, False)])
+def test_another_policy_is_another_job_where_it_chooses(
+    make_job, tmp_path, tiny_model, processor, one_sentence, budgets, is_refused
+):
+    tokenize_dataset(make_job(budgets=budgets), tmp_path / "out")
+    tiny_model.config.cost_bias = 2.0
+    tiny_model.save_pretrained(tmp_path / "thrifty")
+    processor.save_pretrained(tmp_path / "thrifty")
+    job = make_job(model=str(tmp_path / "thrifty"), budgets=budgets)
+    if is_refused:
+        with one_sentence("policy_hash"):
+            tokenize_dataset(job, tmp_path / "out")
+    else:
+        assert tokenize_dataset(job, tmp_path / "out")["shards_there"] == 3
+
+
 def test_a_damaged_shard_is_named(make_job, tmp_path, one_sentence):
     tokenize_dataset(make_job(), tmp_path / "out")
     (tmp_path / "out" / "codes-00001-of-00003.parquet").write_bytes(b"PAR1")

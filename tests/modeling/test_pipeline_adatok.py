@@ -196,7 +196,11 @@ def test_the_hub_serves_it_to_strangers(folder, pipe, tmp_path):
     ):
         author.run(f"""
             from adatok_hf.generation.load_pipeline import load_pipeline
-            load_pipeline({str(folder)!r}).push_to_hub("tester/pipe")
+            from adatok_hf.generation.push_pipeline import push_pipeline
+            push_pipeline({str(folder)!r}, "pipe")
+            load_pipeline({str(folder)!r}).push_to_hub("tester/other")
         """)
-        assert set(hub.files("tester/pipe")) >= FILES
+        assert set(hub.files("tester/pipe")) >= FILES | {"README.md"} and len(hub.commits("tester/pipe")) == 1
+        assert b'from_pretrained("tester/pipe"' in hub.files("tester/pipe")["README.md"]
+        assert set(hub.files("tester/other")) >= FILES
         assert_same_images(stranger.run(STRANGER.format(source="tester/pipe", labels=LABELS)), pipe)
