@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import yaml
 from accelerate import PartialState
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
+
+from ..files import parse_yaml
 
 
 RECIPES_DIR = Path(__file__).parent.parent / "recipes"
@@ -45,10 +46,7 @@ def parse_recipe(stage: str, recipe: str, overrides: Sequence[str], argument_cla
         `ValueError`: for an unknown recipe, a file that is not flat YAML, or a key or value that does not fit.
     """
     path = find_recipe(stage, recipe)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    values = parse_yaml(path.read_text(encoding="utf-8"), path)
     if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
         raise ValueError(f"{path} must be one flat list of 'key: value' lines.")
     parser = HfArgumentParser(list(argument_classes), allow_abbrev=False)
