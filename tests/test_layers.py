@@ -12,9 +12,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "adatok_hf"
 FLOORS = (
     {"modeling"},
-    {"files"},
+    {"files", "extras"},
     {"data", "tables", "plotting", "model_card"},
-    {"hub"},
+    {"hub", "weights"},
     {"metrics", "checkpoint"},
     {"allocation", "generation", "codec"},
     {"evaluation", "bench"},
