@@ -114,9 +114,7 @@ class ImageFolder(Dataset):
         return {"image": load_image(path), "group": inner[0] if len(inner) > 1 else ""}
 
 
-def load_image_dataset(
-    source: str, split: str = "train", max_images: int | None = None, *, keep_label: bool = False
-) -> Dataset:
+def load_image_dataset(source: str, split: str = "train", max_images: int | None = None) -> Dataset:
     """
     Opens images for training or evaluation. Items are dictionaries with a PIL picture under `"image"` and its kind
     under `"group"`: the subfolder, the label up to its first slash, or the `source` column; `""` where there is none.
@@ -129,7 +127,6 @@ def load_image_dataset(
             Split of a Hub dataset, perhaps with a slice as in `"train[:1000]"`. In a folder of parquet files, those
             whose names begin with it.
         max_images (`int`, *optional*): Takes that many images, spread evenly over the source.
-        keep_label (`bool`, *optional*, defaults to `False`): Whether a `label` column stays beside the two.
 
     Returns:
         `torch.utils.data.Dataset`
@@ -140,19 +137,19 @@ def load_image_dataset(
     path = Path(source)
     name, bracket, rest = split.partition("[")
     if "*" in source or path.suffix == ".parquet":
-        dataset = _load_parquet([source], bracket + rest, keep_label)
+        dataset = _load_parquet([source], bracket + rest)
     elif path.is_dir():
         parquet_files = sorted(str(file) for file in path.glob(f"{name}*.parquet"))
-        dataset = _load_parquet(parquet_files, bracket + rest, keep_label) if parquet_files else ImageFolder(path)
+        dataset = _load_parquet(parquet_files, bracket + rest) if parquet_files else ImageFolder(path)
     else:
-        dataset = _load_hub_dataset(source, split, keep_label)
+        dataset = _load_hub_dataset(source, split)
     if max_images is not None and max_images < len(dataset):
         indices = torch.linspace(0, len(dataset) - 1, max_images).long().tolist()
         dataset = torch.utils.data.Subset(dataset, indices)
     return dataset
 
 
-def _load_parquet(files: list[str], rows: str, keep_label: bool) -> Dataset:
+def _load_parquet(files: list[str], rows: str) -> Dataset:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
@@ -161,10 +158,10 @@ def _load_parquet(files: list[str], rows: str, keep_label: bool) -> Dataset:
     except (OSError, ValueError, DatasetGenerationError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{files[0]!r} gives no parquet data ({reason}); name an existing file or glob.") from error
-    return _with_image_column(dataset, files[0], keep_label)
+    return _with_image_column(dataset, files[0])
 
 
-def _load_hub_dataset(name: str, split: str, keep_label: bool) -> Dataset:
+def _load_hub_dataset(name: str, split: str) -> Dataset:
     from datasets import load_dataset
 
     try:
@@ -174,17 +171,16 @@ def _load_hub_dataset(name: str, split: str, keep_label: bool) -> Dataset:
         raise ValueError(
             f"{name!r} is neither a folder, nor parquet files, nor a dataset that can be loaded: {reason.rstrip('.')}."
         ) from error
-    return _with_image_column(dataset, name, keep_label)
+    return _with_image_column(dataset, name)
 
 
-def _with_image_column(dataset: Dataset, source: str, keep_label: bool) -> Dataset:
+def _with_image_column(dataset: Dataset, source: str) -> Dataset:
     from datasets import Image as ImageFeature
 
     if "image" not in dataset.column_names:
         raise ValueError(f"{source!r} needs a column named 'image'; it has {dataset.column_names}.")
     groups = _groups(dataset)
-    kept = ["image", "label"] if keep_label and "label" in dataset.column_names else ["image"]
-    return dataset.select_columns(kept).cast_column("image", ImageFeature()).add_column("group", groups)
+    return dataset.select_columns("image").cast_column("image", ImageFeature()).add_column("group", groups)
 
 
 def _groups(dataset: Dataset) -> list[str]:

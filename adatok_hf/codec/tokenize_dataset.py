@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..checkpoint import load_checkpoint, model_hash, policy_hash
@@ -91,11 +92,11 @@ class ShardWriter:
         self.job, self.out, self.batch_size, self.say = job, Path(out), batch_size, say
         model, self.processor = load_checkpoint(job.model)
         self.model = model.eval().to(device)
-        images = load_image_dataset(job.data, job.split, keep_label=True)
-        self.images, self.labels, self.class_names = with_labels(images)
-        self.rows = range(len(images))
-        if job.max_images is not None and job.max_images < len(images):
-            self.rows = torch.linspace(0, len(images) - 1, job.max_images).long().tolist()
+        self.images = load_image_dataset(job.data, job.split)
+        self.labels, self.class_names = load_labels(self.images, job.data, job.split)
+        self.rows = range(len(self.images))
+        if job.max_images is not None and job.max_images < len(self.images):
+            self.rows = torch.linspace(0, len(self.images) - 1, job.max_images).long().tolist()
         settings = {name: value for name, value in asdict(job).items() if name != "model"}  # the hashes say more
         self.facts = settings | {
             "model_hash": model_hash(model),
@@ -248,21 +249,28 @@ def tokenize_dataset(
     }
 
 
-def with_labels(images) -> tuple[object, list[int | None], list[str]]:
-    """The images, one class each (`None` where it is not known) and the names of the classes."""
+def load_labels(images: Dataset, source: str, split: str) -> tuple[list[int | None], list[str]]:
+    """The class of each image of [`~adatok_hf.data.load_image_dataset`], `None` where it is not known, and all names."""
     if isinstance(images, ImageFolder):
         parents = [path.relative_to(images.folder).parent.as_posix() for path in images.paths]
         names = sorted({parent for parent in parents if parent != "."})
         numbers = {name: number for number, name in enumerate(names)}
-        return images, [numbers.get(parent) for parent in parents], names
-    if "label" not in images.column_names:
-        return images, [None] * len(images), []
-    from datasets import ClassLabel
+        return [numbers.get(parent) for parent in parents], names
+    from datasets import ClassLabel, load_dataset
 
-    if not isinstance(images.features["label"], ClassLabel):
-        images = images.class_encode_column("label")
-    labels = [None if label is None or label < 0 else label for label in images["label"]]
-    return images, labels, list(images.features["label"].names)
+    path, (name, bracket, rows) = Path(source), split.partition("[")
+    if path.is_dir() or path.suffix == ".parquet" or "*" in source:
+        files = sorted(map(str, path.glob(f"{name}*.parquet"))) if path.is_dir() else [source]
+        table = load_dataset("parquet", data_files={"train": files}, split=f"train{bracket}{rows}")
+    else:
+        table = load_dataset(source, split=split)
+    if "label" not in table.column_names:
+        return [None] * len(images), []
+    table = table.select_columns("label")
+    if not isinstance(table.features["label"], ClassLabel):
+        table = table.class_encode_column("label")
+    labels = [None if label is None or label < 0 else label for label in table["label"]]
+    return labels, list(table.features["label"].names)
 
 
 def variants_of(image: Image.Image, job: TokenizeJob, row: int) -> list[Image.Image]:
