@@ -250,7 +250,7 @@ def tokenize_dataset(
 
 
 def load_labels(images: Dataset, source: str, split: str) -> tuple[list[int | None], list[str]]:
-    """The class of each image of [`~adatok_hf.data.load_image_dataset`], `None` where it is not known, and all names."""
+    """The class of each image of a source, `None` where it is not known, and the names of all classes."""
     if isinstance(images, ImageFolder):
         parents = [path.relative_to(images.folder).parent.as_posix() for path in images.paths]
         names = sorted({parent for parent in parents if parent != "."})
