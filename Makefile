@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 SAMPLES := adatok_hf/samples
 
-.PHONY: demo test lint install
+.PHONY: demo test lint figures install
 
 demo: $(VENV)/.installed
 	$(BIN)/adatok reconstruct $(SAMPLES) --budgets 4,8,16,32 --out outputs/demo/forced
@@ -15,6 +15,11 @@ test: $(VENV)/.installed
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# make figures                                            writes the figures that are there into README and docs
+# make figures TOKENIZER=outputs/tiny-128 DATA=pictures   measures a trained tokenizer first, for hours; goes on where it was cut off
+figures: $(VENV)/.installed
+	$(BIN)/python docs/figures.py $(if $(TOKENIZER),--tokenizer $(TOKENIZER) --data $(DATA))
 
 install: $(VENV)/.installed
 

@@ -1,10 +1,35 @@
 """AdaTok for the Hugging Face Hub."""
 
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from .registration import register_when_imported
 
-from .modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, AdaTokPreTrainedModel
+
+if TYPE_CHECKING:
+    from .modeling import (
+        AdaTokConfig,
+        AdaTokDecoderOutput,
+        AdaTokEncoderOutput,
+        AdaTokImageProcessor,
+        AdaTokImageProcessorPil,
+        AdaTokModel,
+        AdaTokOutput,
+        AdaTokPixelDecoderConfig,
+        AdaTokPreTrainedModel,
+    )
+
+
+def __getattr__(name: str):
+    # torch, transformers and PEFT take seconds to import, which a command that needs none of them should not wait for.
+    if name in __all__:
+        return getattr(importlib.import_module(".modeling", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def default_checkpoint() -> str:
@@ -32,25 +57,17 @@ def default_checkpoint() -> str:
     return str(path)
 
 
-# With the package imported, the Auto classes load AdaTok without trust_remote_code ...
-AutoConfig.register(AdaTokConfig.model_type, AdaTokConfig, exist_ok=True)
-AutoModel.register(AdaTokConfig, AdaTokModel, exist_ok=True)
-AutoImageProcessor.register(
-    AdaTokConfig,
-    image_processor_classes={"torchvision": AdaTokImageProcessor, "pil": AdaTokImageProcessorPil},
-    exist_ok=True,
-)
-# ... and `save_pretrained` copies the code along, for those who load it without the package.
-AdaTokConfig.register_for_auto_class("AutoConfig")
-AdaTokModel.register_for_auto_class("AutoModel")
-AdaTokImageProcessor.register_for_auto_class("AutoImageProcessor")
-AdaTokImageProcessorPil.register_for_auto_class("AutoImageProcessor")
+register_when_imported()
 
 __all__ = [
     "AdaTokConfig",
+    "AdaTokDecoderOutput",
+    "AdaTokEncoderOutput",
     "AdaTokImageProcessor",
     "AdaTokImageProcessorPil",
     "AdaTokModel",
+    "AdaTokOutput",
+    "AdaTokPixelDecoderConfig",
     "AdaTokPreTrainedModel",
     "default_checkpoint",
 ]

@@ -210,7 +210,9 @@ def architecture(config: PreTrainedConfig) -> dict:
     a later version adds changes no fingerprint.
     """
     facts = {}
-    for name in type(config).__annotations__:
+    for name in config.__dataclass_fields__:
+        if name in PreTrainedConfig.__dataclass_fields__:
+            continue
         value, default = getattr(config, name), config.__dataclass_fields__[name].default
         is_untouched = value is default and (default is None or isinstance(default, bool))
         if not is_untouched and "policy" not in name and name != "cost_bias":

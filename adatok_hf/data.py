@@ -114,7 +114,9 @@ class ImageFolder(Dataset):
         return {"image": load_image(path), "group": inner[0] if len(inner) > 1 else ""}
 
 
-def load_image_dataset(source: str, split: str = "train", max_images: int | None = None) -> Dataset:
+def load_image_dataset(
+    source: str, split: str = "train", max_images: int | None = None, *, keep_label: bool = False
+) -> Dataset:
     """
     Opens images for training or evaluation. Items are dictionaries with a PIL picture under `"image"` and its kind
     under `"group"`: the subfolder, the label up to its first slash, or the `source` column; `""` where there is none.
@@ -124,32 +126,50 @@ def load_image_dataset(source: str, split: str = "train", max_images: int | None
             A folder of images; a parquet file, a folder of parquet files or a glob of them, with an `image` column; or
             the name of a dataset on the Hub.
         split (`str`, *optional*, defaults to `"train"`):
-            Split of a Hub dataset, perhaps with a slice as in `"train[:1000]"`. In a folder of parquet files, those
-            whose names begin with it.
+            Split of a Hub dataset, perhaps with a slice as in `"train[:1000]"` or `"train[10%:]"`. In a folder of
+            parquet files, those whose names begin with it. A folder of images has no splits, so of its only the slice
+            counts.
         max_images (`int`, *optional*): Takes that many images, spread evenly over the source.
+        keep_label (`bool`, *optional*, defaults to `False`): Whether a `label` column stays beside the two.
 
     Returns:
         `torch.utils.data.Dataset`
 
     Raises:
-        `ValueError`: if there is no such source, or it has no images.
+        `ValueError`: if there is no such source, it has no images, or the slice is none.
     """
     path = Path(source)
     name, bracket, rest = split.partition("[")
     if "*" in source or path.suffix == ".parquet":
-        dataset = _load_parquet([source], bracket + rest)
+        dataset = _load_parquet([source], bracket + rest, keep_label)
     elif path.is_dir():
         parquet_files = sorted(str(file) for file in path.glob(f"{name}*.parquet"))
-        dataset = _load_parquet(parquet_files, bracket + rest) if parquet_files else ImageFolder(path)
+        rows = bracket + rest
+        dataset = _load_parquet(parquet_files, rows, keep_label) if parquet_files else _load_folder(path, rows)
     else:
-        dataset = _load_hub_dataset(source, split)
+        dataset = _load_hub_dataset(source, split, keep_label)
     if max_images is not None and max_images < len(dataset):
         indices = torch.linspace(0, len(dataset) - 1, max_images).long().tolist()
         dataset = torch.utils.data.Subset(dataset, indices)
     return dataset
 
 
-def _load_parquet(files: list[str], rows: str) -> Dataset:
+def _load_folder(folder: Path, rows: str) -> Dataset:
+    dataset = ImageFolder(folder)
+    if not rows:
+        return dataset
+    from datasets import ReadInstruction
+
+    try:
+        parts = ReadInstruction.from_spec(f"train{rows}").to_absolute({"train": len(dataset)})
+    except (ValueError, AssertionError) as error:
+        raise ValueError(
+            f"A slice of the {len(dataset)} images in {folder} is written as [:1000] or [10%:]; got {rows!r}."
+        ) from error
+    return torch.utils.data.Subset(dataset, [row for part in parts for row in range(part.from_, part.to)])
+
+
+def _load_parquet(files: list[str], rows: str, keep_label: bool) -> Dataset:
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
@@ -158,10 +178,10 @@ def _load_parquet(files: list[str], rows: str) -> Dataset:
     except (OSError, ValueError, DatasetGenerationError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{files[0]!r} gives no parquet data ({reason}); name an existing file or glob.") from error
-    return _with_image_column(dataset, files[0])
+    return _with_image_column(dataset, files[0], keep_label)
 
 
-def _load_hub_dataset(name: str, split: str) -> Dataset:
+def _load_hub_dataset(name: str, split: str, keep_label: bool) -> Dataset:
     from datasets import load_dataset
 
     try:
@@ -171,16 +191,17 @@ def _load_hub_dataset(name: str, split: str) -> Dataset:
         raise ValueError(
             f"{name!r} is neither a folder, nor parquet files, nor a dataset that can be loaded: {reason.rstrip('.')}."
         ) from error
-    return _with_image_column(dataset, name)
+    return _with_image_column(dataset, name, keep_label)
 
 
-def _with_image_column(dataset: Dataset, source: str) -> Dataset:
+def _with_image_column(dataset: Dataset, source: str, keep_label: bool) -> Dataset:
     from datasets import Image as ImageFeature
 
     if "image" not in dataset.column_names:
         raise ValueError(f"{source!r} needs a column named 'image'; it has {dataset.column_names}.")
     groups = _groups(dataset)
-    return dataset.select_columns("image").cast_column("image", ImageFeature()).add_column("group", groups)
+    kept = ["image", "label"] if keep_label and "label" in dataset.column_names else ["image"]
+    return dataset.select_columns(kept).cast_column("image", ImageFeature()).add_column("group", groups)
 
 
 def _groups(dataset: Dataset) -> list[str]:

@@ -6,11 +6,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 
-def check_positive(config: PreTrainedConfig):
-    """Raises a `ValueError` unless every whole number of the configuration is at least 1."""
-    for name, kind in type(config).__annotations__.items():
-        if kind is int and getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1; got {getattr(config, name)}.")
+def check_sizes(config: PreTrainedConfig, declared_by: type[PreTrainedConfig]):
+    """Raises a `ValueError` unless every whole number that a class declares is at least 1, or `None` where it may."""
+    for name, kind in declared_by.__annotations__.items():
+        value, is_optional = getattr(config, name), kind == int | None
+        if (kind is int or is_optional) and value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1{', or None' if is_optional else ''}; got {value}.")
 
 
 @strict
@@ -61,11 +62,7 @@ class AdaTokPixelDecoderConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of `@strict`: runs whenever a configuration is made or loaded."""
-        check_positive(self)
-        for name in ("codebook_size", "places_per_patch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, or None; got {value}.")
+        check_sizes(self, AdaTokPixelDecoderConfig)
         if not self.hidden_sizes or any(size < 1 or size % self.norm_num_groups for size in self.hidden_sizes):
             raise ValueError(
                 f"hidden_sizes must be multiples of norm_num_groups={self.norm_num_groups}; got {self.hidden_sizes}."
@@ -145,10 +142,9 @@ class AdaTokConfig(PreTrainedConfig):
             policy as trained. `adatok calibrate` sets it for a wanted mean budget.
 
     Raises:
-        `ValueError`: if the budgets do not ascend or do not end in `num_latent_tokens`, or if `image_size` is no
-            multiple of `patch_size`, or a width no multiple of its attention heads, or if `cost_bias` is not finite,
-            or if the pixel decoder upsamples by
-            what does not divide `patch_size`.
+        `ValueError`: if a size is below 1, or if the budgets do not ascend or do not end in `num_latent_tokens`, or if
+            `image_size` is no multiple of `patch_size`, or a width no multiple of its attention heads, or if
+            `cost_bias` is not finite, or if the pixel decoder upsamples by what does not divide `patch_size`.
 
     Example:
 
@@ -162,6 +158,7 @@ class AdaTokConfig(PreTrainedConfig):
     ```"""
 
     model_type = "adatok"
+    sub_configs = {"pixel_decoder_config": AdaTokPixelDecoderConfig}
 
     image_size: int = 256
     patch_size: int = 16
@@ -195,10 +192,9 @@ class AdaTokConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.budgets = list(self.budgets)
         self.cost_bias = float(self.cost_bias)
-        self.decoder_hidden_size = self.decoder_hidden_size or self.hidden_size
-        self.decoder_num_hidden_layers = self.decoder_num_hidden_layers or self.num_hidden_layers
-        self.decoder_num_attention_heads = self.decoder_num_attention_heads or self.num_attention_heads
-        self.decoder_intermediate_size = self.decoder_intermediate_size or self.intermediate_size
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            if getattr(self, f"decoder_{name}") is None:
+                setattr(self, f"decoder_{name}", getattr(self, name))
         if isinstance(self.pixel_decoder_config, dict):
             self.pixel_decoder_config = AdaTokPixelDecoderConfig(**self.pixel_decoder_config)
         self.validate_architecture()  # `@strict` calls it too, but wraps what it raises: this one is a ValueError
@@ -206,7 +202,7 @@ class AdaTokConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of `@strict`: runs whenever a configuration is made or loaded."""
-        check_positive(self)
+        check_sizes(self, AdaTokConfig)
         if not self.budgets or self.budgets[0] < 1 or sorted(set(self.budgets)) != self.budgets:
             raise ValueError(
                 f"budgets must be positive and ascend strictly, for example [8, 16, 32]; got {self.budgets}."

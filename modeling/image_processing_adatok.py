@@ -19,7 +19,9 @@ DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, Ru
 MAX_ASPECT_RATIO = 200  # the shortest edge sets the scale, so a longer strip would grow to gigabytes
 
 
-def to_rgb(image, input_data_format: str | ChannelDimension | None = None) -> np.ndarray:
+def read_pixels(
+    image, input_data_format: str | ChannelDimension | None = None, do_convert_rgb: bool = True
+) -> np.ndarray:
     """
     Brings an accepted image to the one form that both backends start from.
 
@@ -32,15 +34,18 @@ def to_rgb(image, input_data_format: str | ChannelDimension | None = None) -> np
         input_data_format (`str` or `ChannelDimension`, *optional*):
             Where the channels of an array are. Without it they are looked for first in a tensor and last in a numpy
             array, then at the other end.
+        do_convert_rgb (`bool`, *optional*, defaults to `True`):
+            Whether the result is RGB. Otherwise the channels of an array stay as they are, and a picture has one if it
+            is grey, four if it is transparent, three if it is neither.
 
     Returns:
-        `np.ndarray`: uint8 of shape `(3, height, width)` in 0..255.
+        `np.ndarray`: uint8 of shape `(channels, height, width)` in 0..255.
 
     Raises:
         `ValueError`: if the type, shape, number format or range is another, or the picture cannot be decoded.
     """
     if isinstance(image, PIL.Image.Image):
-        pixels = _decode(image)
+        pixels = _decode(image, do_convert_rgb)
     elif isinstance(image, np.ndarray | torch.Tensor):
         pixels = _to_uint8(_channels_last(image, input_data_format))
     else:
@@ -50,6 +55,8 @@ def to_rgb(image, input_data_format: str | ChannelDimension | None = None) -> np
         raise ValueError(
             f"An image must have pixels and an aspect ratio of at most {MAX_ASPECT_RATIO}; got {width}x{height}."
         )
+    if not do_convert_rgb:
+        return np.array(pixels.transpose(2, 0, 1), order="C")
     if channels == 4:
         picture = PIL.Image.fromarray(np.ascontiguousarray(pixels))
         white = PIL.Image.new("RGBA", picture.size, "white")
@@ -57,7 +64,7 @@ def to_rgb(image, input_data_format: str | ChannelDimension | None = None) -> np
     return np.array(np.broadcast_to(pixels, (height, width, 3)).transpose(2, 0, 1), order="C")
 
 
-def _decode(picture: PIL.Image.Image) -> np.ndarray:
+def _decode(picture: PIL.Image.Image, do_convert_rgb: bool) -> np.ndarray:
     try:
         picture.load()
         picture = PIL.ImageOps.exif_transpose(picture)
@@ -69,6 +76,8 @@ def _decode(picture: PIL.Image.Image) -> np.ndarray:
         pixels = np.asarray(picture)[..., None]
         whites = (255, 65535) if picture.mode == "I" else (1, 255)
         return _quantize(pixels, whites[0] if pixels.max(initial=0) <= whites[0] else whites[1])
+    if picture.mode in ("1", "L") and not picture.has_transparency_data and not do_convert_rgb:
+        return np.asarray(picture.convert("L"))[..., None]
     return np.asarray(picture.convert("RGBA" if picture.has_transparency_data else "RGB"))
 
 
@@ -156,11 +165,31 @@ class AdaTokImageProcessorMixin:
             raise ValueError("At least one image is needed; got none.")
         return flat
 
-    def _validate_preprocess_kwargs(self, do_convert_rgb=None, do_rescale=None, do_normalize=None, **kwargs):
-        if not do_convert_rgb or (do_normalize and not do_rescale):
+    def _read(
+        self,
+        image,
+        input_data_format=None,
+        do_convert_rgb=True,
+        do_normalize=False,
+        image_mean=None,
+        image_std=None,
+        **kwargs,
+    ) -> np.ndarray:
+        """[`read_pixels`], whose channels must be as many as there are means and deviations."""
+        pixels = read_pixels(image, input_data_format, do_convert_rgb)
+        for name, values in (("image_mean", image_mean), ("image_std", image_std)):
+            if do_normalize and isinstance(values, list | tuple) and len(values) != len(pixels):
+                raise ValueError(
+                    f"{name} must have a value for each channel of an image; got {len(values)} values for "
+                    f"{len(pixels)} channels. With do_convert_rgb=True every image has three."
+                )
+        return pixels
+
+    def _validate_preprocess_kwargs(self, do_rescale=None, do_normalize=None, **kwargs):
+        if do_normalize and not do_rescale:
             raise ValueError(
-                "do_convert_rgb, and do_rescale beside do_normalize, must stay True, as every image is brought to "
-                f"RGB in 0..255; got do_convert_rgb={do_convert_rgb}, do_rescale={do_rescale}."
+                "do_rescale must stay True beside do_normalize, as every image is brought to 0..255 first; got "
+                f"do_rescale={do_rescale}."
             )
         super()._validate_preprocess_kwargs(do_rescale=do_rescale, do_normalize=do_normalize, **kwargs)
 
@@ -205,8 +234,8 @@ class AdaTokImageProcessor(AdaTokImageProcessorMixin, TorchvisionBackend):
     r"""
     Makes pixel values for [`AdaTokModel`] and pictures from them, with torchvision. Pictures are turned upright, laid
     over white where transparent, resized (shortest edge, bicubic, antialiased), cropped in the middle and scaled to
-    [-1, 1]. Accepted are a path, a PIL image of any mode, a numpy array or a tensor (see [`to_rgb`] for shapes and
-    ranges), a batch of shape `(batch, ...)`, or a list of these. Where torchvision is missing, use
+    [-1, 1]. Accepted are a path, a PIL image of any mode, a numpy array or a tensor (see [`read_pixels`] for shapes
+    and ranges), a batch of shape `(batch, ...)`, or a list of these. Where torchvision is missing, use
     [`AdaTokImageProcessorPil`], as `AutoImageProcessor` does by itself.
 
     Args:
@@ -214,12 +243,15 @@ class AdaTokImageProcessor(AdaTokImageProcessorMixin, TorchvisionBackend):
             Size after resizing.
         crop_size (`dict[str, int]`, *optional*, defaults to `{"height": 256, "width": 256}`):
             Size after cropping, equal to the model's `image_size`.
+        do_convert_rgb (`bool`, *optional*, defaults to `True`):
+            Whether every image becomes RGB. `False` is for models with another `num_channels`: the channels stay as
+            they come, and `image_mean` and `image_std` need a value for each.
         kwargs:
             `resample`, `image_mean` and the like, as for every image processor of transformers.
 
     Returns:
         `BatchFeature`: with `return_tensors="pt"`, `pixel_values` of shape `(batch, 3, height, width)`, float32 in
-        [-1, 1].
+        [-1, 1]; other numbers of channels only with `do_convert_rgb=False`.
 
     Raises:
         `ValueError`: if an image is of another kind or range, contains NaN, has no pixels or cannot be decoded.
@@ -247,8 +279,8 @@ class AdaTokImageProcessor(AdaTokImageProcessorMixin, TorchvisionBackend):
             )
         super().__init__(**kwargs)
 
-    def process_image(self, image, input_data_format=None, device=None, **kwargs) -> torch.Tensor:
-        return torch.from_numpy(to_rgb(image, input_data_format)).to(device or "cpu")
+    def process_image(self, image, device=None, **kwargs) -> torch.Tensor:
+        return torch.from_numpy(self._read(image, **kwargs)).to(device or "cpu")
 
     def resize(self, image: torch.Tensor, size: SizeDict, **kwargs) -> torch.Tensor:
         # PIL clips and rounds between the pass along the width and the one along the height. Kernels for floats, all
@@ -262,8 +294,8 @@ class AdaTokImageProcessor(AdaTokImageProcessorMixin, TorchvisionBackend):
 class AdaTokImageProcessorPil(AdaTokImageProcessorMixin, PilBackend):
     """[`AdaTokImageProcessor`] by PIL and numpy alone, where torchvision is missing. Same arguments, same results."""
 
-    def process_image(self, image, input_data_format=None, **kwargs) -> np.ndarray:
-        return to_rgb(image, input_data_format)
+    def process_image(self, image, **kwargs) -> np.ndarray:
+        return self._read(image, **kwargs)
 
 
 __all__ = ["AdaTokImageProcessor", "AdaTokImageProcessorPil"]

@@ -2,23 +2,30 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils import ModelOutput, logging
-from transformers.utils.generic import can_return_tuple
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, logging
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_adatok import AdaTokConfig, AdaTokPixelDecoderConfig
+from .blocks import (
+    AdaTokAttention,
+    AdaTokLayer,
+    AdaTokVectorQuantizer,
+    init_heads,
+    init_linear,
+    sincos_positions,
+)
+from .configuration_adatok import AdaTokConfig
+from .pixel_decoder import AdaTokPixelDecoder
 
 
 logger = logging.get_logger(__name__)
@@ -38,12 +45,15 @@ class AdaTokEncoderOutput(ModelOutput):
             True where a code is inside the budget.
         budget_logits (`torch.FloatTensor` of shape `(batch, len(config.budgets))`):
             Scores of the policy over the candidate budgets, before any cost bias.
+        policy_features (`torch.FloatTensor` of shape `(batch, 2 * hidden_size)`, *optional*, returned with
+            `return_policy_features=True`): What the policy sees of each image.
     """
 
     image_codes: torch.LongTensor | None = None
     budgets: torch.LongTensor | None = None
     code_mask: torch.BoolTensor | None = None
     budget_logits: torch.FloatTensor | None = None
+    policy_features: torch.FloatTensor | None = None
 
 
 @dataclass
@@ -72,6 +82,12 @@ class AdaTokOutput(ModelOutput):
         latents (`torch.FloatTensor` of shape `(batch, num_latent_tokens, codebook_dim)`, *optional*, returned with
             `return_loss=True`): What is quantized, from which dead codes are revived; unit vectors with
             `config.normalize_codes`.
+        hidden_states (`tuple` of `torch.FloatTensor` of shape `(batch, tokens, hidden_size)`, *optional*, returned
+            with `output_hidden_states=True`): The encoder's states before its first block and after each; `tokens` are
+            the class token, the patches and the latent tokens.
+        attentions (`tuple` of `torch.FloatTensor` of shape `(batch, heads, tokens, tokens)`, *optional*, returned with
+            `output_attentions=True`): The encoder's attention weights, of each block; empty unless the attention
+            implementation is `"eager"`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -82,110 +98,8 @@ class AdaTokOutput(ModelOutput):
     budget_logits: torch.FloatTensor | None = None
     quantization_loss: torch.FloatTensor | None = None
     latents: torch.FloatTensor | None = None
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    scores = query @ key.transpose(-1, -2) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-class AdaTokAttention(nn.Module):
-    def __init__(self, config: AdaTokConfig, hidden_size: int, num_attention_heads: int):
-        super().__init__()
-        self.config = config
-        self.head_dim = hidden_size // num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.qkv_proj = nn.Linear(hidden_size, 3 * hidden_size)
-        self.o_proj = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        # (batch, tokens, 3 * hidden) -> three of (batch, heads, tokens, head_dim)
-        query, key, value = (
-            projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projected in self.qkv_proj(hidden_states).chunk(3, dim=-1)
-        )
-        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        attended, _ = attention_interface(self, query, key, value, attention_mask, scaling=self.scaling)
-        return self.o_proj(attended.flatten(-2))
-
-
-def multi_head_linear(
-    layer: nn.Linear | LoraLayer, hidden_states: torch.Tensor, head_indices: torch.Tensor | int | None
-) -> torch.Tensor:
-    """
-    Applies a linear layer with one LoRA head per sample.
-
-    Args:
-        layer: A plain linear layer, or one that PEFT has wrapped.
-        hidden_states (`torch.Tensor` of shape `(batch, tokens, in_features)`): The input.
-        head_indices (`torch.LongTensor` of shape `(batch,)`, or `int`, *optional*):
-            Which adapter serves each sample, or all of them. `None` leaves the choice to PEFT (its active adapter, or
-            its `adapter_names`).
-    """
-    if head_indices is None or not isinstance(layer, LoraLayer):
-        return layer(hidden_states)
-    downs = [adapter.weight for adapter in layer.lora_A.values()]
-    ups = [adapter.weight for adapter in layer.lora_B.values()]
-    base, scaling = layer.base_layer, layer.scaling[next(iter(layer.lora_A))]
-    if isinstance(head_indices, int):
-        down, up = downs[head_indices], ups[head_indices]
-        num_tokens, (out_features, in_features) = hidden_states[..., 0].numel(), base.weight.shape
-        if num_tokens * (in_features + out_features) > in_features * out_features:
-            # Merging the head costs less than two more products for every token.
-            weight = torch.addmm(base.weight, up, down, alpha=scaling)
-            return nn.functional.linear(hidden_states, weight, base.bias)
-    else:
-        down = torch.stack(downs)[head_indices]  # (batch, rank, in_features)
-        up = torch.stack(ups)[head_indices]  # (batch, out_features, rank)
-    return base(hidden_states) + scaling * (hidden_states @ down.mT @ up.mT)
-
-
-class AdaTokMLP(nn.Module):
-    def __init__(self, config: AdaTokConfig, hidden_size: int, intermediate_size: int):
-        super().__init__()
-        self.fc1 = nn.Linear(hidden_size, intermediate_size)
-        self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(intermediate_size, hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor, head_indices: torch.Tensor | int | None = None) -> torch.Tensor:
-        hidden_states = self.activation_fn(multi_head_linear(self.fc1, hidden_states, head_indices))
-        return multi_head_linear(self.fc2, hidden_states, head_indices)
-
-
-class AdaTokLayer(GradientCheckpointingLayer):
-    """Pre-norm transformer block, the same in encoder and decoder."""
-
-    def __init__(self, config: AdaTokConfig, hidden_size: int, num_attention_heads: int, intermediate_size: int):
-        super().__init__()
-        self.layernorm_before = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.attention = AdaTokAttention(config, hidden_size, num_attention_heads)
-        self.layernorm_after = nn.LayerNorm(hidden_size, eps=config.layer_norm_eps)
-        self.mlp = AdaTokMLP(config, hidden_size, intermediate_size)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        head_indices: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        hidden_states = hidden_states + self.attention(self.layernorm_before(hidden_states), attention_mask)
-        return hidden_states + self.mlp(self.layernorm_after(hidden_states), head_indices)
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class AdaTokEncoder(nn.Module):
@@ -209,7 +123,18 @@ class AdaTokEncoder(nn.Module):
         self.layernorm_post = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.latent_projection = nn.Linear(width, config.codebook_dim)
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def init_weights(self):
+        """Large positions and latent tokens: the usual small ones are not told apart for thousands of steps."""
+        grid_size = math.isqrt(self.position_embedding.shape[1] - 1)
+        init.copy_(self.position_embedding, sincos_positions(self.position_embedding.shape[2], grid_size)[None])
+        init.zeros_(self.class_embedding)
+        init.normal_(self.latent_tokens, std=0.4)
+        fan_in = self.patch_embedding.weight[0].numel()
+        init.normal_(self.patch_embedding.weight, std=fan_in**-0.5)
+
+    def forward(
+        self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns latents `(batch, num_latent_tokens, codebook_dim)` and policy features `(batch, 2 * width)`."""
         batch_size = pixel_values.shape[0]
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (batch, patches, width)
@@ -218,121 +143,13 @@ class AdaTokEncoder(nn.Module):
         hidden_states = torch.cat([image_tokens, self.latent_tokens.expand(batch_size, -1, -1)], dim=1)
         hidden_states = self.layernorm_pre(hidden_states)  # (batch, 1 + patches + num_latent_tokens, width)
         for layer in self.layers:
-            hidden_states = layer(hidden_states)
+            hidden_states = layer(hidden_states, **kwargs)
         hidden_states = self.layernorm_post(hidden_states)
         image_states, latent_states = hidden_states.split([image_tokens.shape[1], self.latent_tokens.shape[1]], dim=1)
         features = torch.cat([image_states.mean(dim=1), latent_states.mean(dim=1)], dim=-1)
         if self.interleave_latents:  # (batch, N, width) read as (batch, width, N)
             latent_states = latent_states.reshape(batch_size, -1, latent_states.shape[1]).transpose(1, 2)
         return self.latent_projection(latent_states), features
-
-
-class AdaTokVectorQuantizer(nn.Module):
-    """
-    Nearest neighbour, on the unit sphere unless `config.normalize_codes` is off. The batch normalisation, of each
-    latent token by itself, removes what the token says of every image alike: without it the codes hardly differ
-    between images early in training, and the decoder learns to ignore them. At inference it is a fixed affine map.
-    """
-
-    def __init__(self, config: AdaTokConfig):
-        super().__init__()
-        self.commitment_cost = config.commitment_cost
-        self.normalize_codes = config.normalize_codes
-        num_channels = config.num_latent_tokens * config.codebook_dim
-        self.latent_norm = nn.Identity()
-        if config.latent_batch_norm:
-            self.latent_norm = nn.BatchNorm1d(num_channels, affine=False, momentum=0.05)
-        self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
-
-    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor, torch.Tensor, torch.Tensor]:
-        """
-        Args:
-            latents (`torch.Tensor` of shape `(batch, tokens, codebook_dim)`): What the encoder gives.
-
-        Returns:
-            Quantized vectors with a straight-through gradient and the normalised latents, both of the shape of
-            `latents`; codes of shape `(batch, tokens)`; the scalar quantization loss.
-        """
-        # Half precision would merge neighbouring entries of a large codebook, so this part leaves autocast.
-        with torch.autocast(device_type=latents.device.type, enabled=False):
-            latents = self.latent_norm(latents.to(self.codebook.weight.dtype).flatten(1)).view(latents.shape)
-            latents = self._normalize(latents)
-            codebook = self._normalize(self.codebook.weight)
-            nearness = latents.detach() @ codebook.detach().T  # on the sphere, nearest = largest cosine
-            if not self.normalize_codes:
-                nearness = nearness - codebook.detach().square().sum(dim=-1) / 2
-            codes = nearness.argmax(dim=-1)
-            quantized = nn.functional.embedding(codes, codebook)
-            loss = nn.functional.mse_loss(quantized, latents.detach())
-            loss = loss + self.commitment_cost * nn.functional.mse_loss(latents, quantized.detach())
-            # The added difference is exactly zero: it carries the gradient and leaves the value bit-identical.
-            quantized = quantized.detach() + (latents - latents.detach())
-        return quantized, latents, codes, loss
-
-    def lookup(self, codes: torch.LongTensor) -> torch.Tensor:
-        """What the decoder reads for codes `(batch, tokens)`: vectors of shape `(batch, tokens, codebook_dim)`."""
-        return self._normalize(self.codebook(codes))
-
-    def _normalize(self, vectors: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(vectors, dim=-1) if self.normalize_codes else vectors
-
-
-class AdaTokResidualBlock(nn.Module):
-    """Two normalised 3x3 convolutions, with a skip connection where the number of channels stays."""
-
-    def __init__(self, config: AdaTokPixelDecoderConfig, in_channels: int, out_channels: int):
-        super().__init__()
-        self.has_skip = in_channels == out_channels
-        self.norm1 = nn.GroupNorm(config.norm_num_groups, in_channels, eps=config.norm_eps)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(config.norm_num_groups, out_channels, eps=config.norm_eps)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        residual = self.conv1(nn.functional.silu(self.norm1(hidden_states)))
-        residual = self.conv2(nn.functional.silu(self.norm2(residual)))
-        return hidden_states + residual if self.has_skip else residual
-
-
-class AdaTokPixelDecoder(nn.Module):
-    """Upsamples the grid of patch states, or of the mixtures of codebook entries they stand for, by convolutions."""
-
-    def __init__(self, config: AdaTokPixelDecoderConfig, hidden_size: int, num_channels: int, patch_size: int):
-        super().__init__()
-        sizes, layers_per_block = config.hidden_sizes, config.layers_per_block
-        self.places_per_patch = config.places_per_patch or 1
-        self.pixels_per_place = patch_size // config.upsampling_factor
-        self.has_codebook = config.codebook_size is not None
-        if self.has_codebook:
-            self.hidden_projection = nn.Linear(hidden_size, 2 * hidden_size)
-            self.logit_projection = nn.Linear(2 * hidden_size, config.codebook_size)
-            self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
-            hidden_size = config.codebook_dim
-        self.conv_in = nn.Conv2d(hidden_size, sizes[0] * self.places_per_patch**2, kernel_size=3, padding=1)
-        blocks = [AdaTokResidualBlock(config, sizes[0], sizes[0]) for _ in range(layers_per_block)]
-        for level, size in enumerate(sizes):
-            if level > 0:
-                blocks += [nn.Upsample(scale_factor=2), nn.Conv2d(sizes[level - 1], sizes[level - 1], 3, padding=1)]
-            widths = [sizes[max(level - 1, 0)]] + [size] * layers_per_block
-            blocks += [AdaTokResidualBlock(config, *pair) for pair in zip(widths, widths[1:])]
-        self.blocks = nn.Sequential(*blocks)
-        self.norm_out = nn.GroupNorm(config.norm_num_groups, sizes[-1], eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(sizes[-1], num_channels * self.pixels_per_place**2, kernel_size=3, padding=1)
-
-    def forward(self, patch_states: torch.Tensor) -> torch.Tensor:
-        """Pixels of shape `(batch, num_channels, image_size, image_size)` of states `(batch, patches, width)`."""
-        grid_size = math.isqrt(patch_states.shape[1])
-        if self.has_codebook:
-            logits = self.logit_projection(self.hidden_projection(patch_states).tanh())
-            # Along the second axis the softmax rounds as in the models that this was made for; convolutions amplify
-            # that.
-            probabilities = logits.transpose(1, 2).softmax(dim=1).transpose(1, 2)
-            patch_states = probabilities @ self.codebook.weight  # (batch, patches, codebook_dim)
-        hidden_states = self.conv_in(patch_states.transpose(1, 2).unflatten(2, (grid_size, grid_size)))
-        hidden_states = nn.functional.pixel_shuffle(hidden_states, self.places_per_patch)
-        hidden_states = nn.functional.silu(self.norm_out(self.blocks(hidden_states)))
-        pixels = nn.functional.pixel_shuffle(self.conv_out(hidden_states), self.pixels_per_place)
-        return pixels.contiguous()  # the states lie channels last, and convolutions keep that
 
 
 class AdaTokDecoder(nn.Module):
@@ -362,33 +179,48 @@ class AdaTokDecoder(nn.Module):
             self.pixel_projection = nn.Linear(width, config.num_channels * config.patch_size**2)
             self.pixel_conv = nn.Conv2d(config.num_channels, config.num_channels, kernel_size=3, padding=1)
 
+    def init_weights(self):
+        """Large positions and codes, without which the decoder stays blind to the codes for thousands of steps."""
+        positions = sincos_positions(self.position_embedding.shape[2], self.grid_size)
+        init.copy_(self.position_embedding, positions[None])
+        init.zeros_(self.class_embedding)
+        init.normal_(self.mask_token, std=0.02)
+        init.normal_(self.latent_position_embedding, std=0.4)
+        init.normal_(self.code_projection.weight, std=0.3)
+        if self.config.pixel_decoder_config is None:
+            init.dirac_(self.pixel_conv.weight)
+
     def forward(
         self,
         quantized: torch.Tensor,
         code_mask: torch.BoolTensor | None = None,
         head_indices: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """
         Args:
-            quantized (`torch.Tensor` of shape `(batch, tokens, codebook_dim)`): A prefix of quantized latents.
+            quantized (`torch.Tensor` of shape `(batch, tokens, codebook_dim)`):
+                A prefix of quantized latents, of any float type.
             code_mask (`torch.BoolTensor` of shape `(batch, tokens)`, *optional*): False hides a code.
             head_indices (`torch.LongTensor` of shape `(batch,)`, or `int`, *optional*): Head of each sample or all.
 
         Returns:
             Pixels of shape `(batch, num_channels, image_size, image_size)`.
         """
-        return self.to_pixels(self.patch_states(quantized, code_mask, head_indices))
+        return self.to_pixels(self.patch_states(quantized, code_mask, head_indices, **kwargs))
 
     def patch_states(
         self,
         quantized: torch.Tensor,
         code_mask: torch.BoolTensor | None = None,
         head_indices: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """The first half of `forward`, all that depends on the budget: states of shape `(batch, patches, width)`."""
         batch_size, num_codes, _ = quantized.shape
         image_tokens = torch.cat([self.class_embedding, self.mask_token.expand(-1, self.grid_size**2, -1)], dim=1)
         image_tokens = (image_tokens + self.position_embedding).expand(batch_size, -1, -1)
+        quantized = quantized.to(self.mask_token.dtype)  # the quantizer computes in float32
         code_tokens = self.code_projection(quantized) + self.latent_position_embedding[:, :num_codes]
         hidden_states = torch.cat([image_tokens.to(code_tokens.dtype), code_tokens], dim=1)
         hidden_states = self.layernorm_pre(hidden_states)  # (batch, 1 + patches + num_codes, width)
@@ -396,7 +228,7 @@ class AdaTokDecoder(nn.Module):
             code_mask = nn.functional.pad(code_mask, (image_tokens.shape[1], 0), value=True)
         attention_mask = create_bidirectional_mask(self.config, hidden_states, code_mask)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, head_indices)
+            hidden_states = layer(hidden_states, attention_mask, head_indices, **kwargs)
         return self.layernorm_post(hidden_states[:, 1 : image_tokens.shape[1]])
 
     def to_pixels(self, patch_states: torch.Tensor) -> torch.Tensor:
@@ -418,19 +250,12 @@ class AdaTokPolicy(nn.Module):
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(config.policy_hidden_size, len(config.budgets))
 
+    def init_weights(self, std: float):
+        """Scores near zero: no candidate budget is preferred before training."""
+        init.normal_(self.fc2.weight, std=std)
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation_fn(self.fc1(self.layernorm(features))))
-
-
-def sincos_positions(width: int, grid_size: int, amplitude: float = 0.7) -> torch.Tensor:
-    """2-D sine-cosine positions of shape `(grid_size**2 + 1, width)`, the class token's row first and zero."""
-    frequencies = 10_000.0 ** -(torch.arange(width // 4, dtype=torch.float32) / (width // 4))
-    angles = torch.arange(grid_size, dtype=torch.float32)[:, None] * frequencies  # (grid, width / 4)
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # (grid, width / 2)
-    rows = axis[:, None].expand(-1, grid_size, -1)
-    columns = axis[None].expand(grid_size, -1, -1)
-    positions = torch.cat([rows, columns], dim=-1).flatten(0, 1)
-    return amplitude * torch.cat([torch.zeros(1, width), positions])
 
 
 class AdaTokPreTrainedModel(PreTrainedModel):
@@ -444,46 +269,34 @@ class AdaTokPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # One by one, as the counter of the batch normalisation is to stay an integer.
+    _keep_in_fp32_modules_strict = [
+        "quantizer.codebook",
+        "quantizer.latent_norm.running_mean",
+        "quantizer.latent_norm.running_var",
+    ]
+    # Of the encoder only: the decoder may take a batch in groups, whose states have no common shape.
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(AdaTokLayer, layer_name="encoder"),
+        "attentions": OutputRecorder(AdaTokAttention, index=1, layer_name="encoder"),
+    }
+    accepts_loss_kwargs = False  # `forward` takes keywords for the attention, none for the loss
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """
-        The usual small embeddings leave the decoder blind to the codes for thousands of steps. Large sine-cosine
-        positions, large latent and code embeddings and Xavier projections let it read them from the start.
-        """
         if isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                init.zeros_(module.bias)
+            init_linear(module)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
         else:
             super()._init_weights(module)
-        if isinstance(module, AdaTokEncoder):
-            grid_size = self.config.image_size // self.config.patch_size
-            init.copy_(module.position_embedding, sincos_positions(self.config.hidden_size, grid_size)[None])
-            init.zeros_(module.class_embedding)
-            init.normal_(module.latent_tokens, std=0.4)
-            fan_in = module.patch_embedding.weight[0].numel()
-            init.normal_(module.patch_embedding.weight, std=fan_in**-0.5)
-        elif isinstance(module, AdaTokDecoder):
-            positions = sincos_positions(self.config.decoder_hidden_size, module.grid_size)
-            init.copy_(module.position_embedding, positions[None])
-            init.zeros_(module.class_embedding)
-            init.normal_(module.mask_token, std=0.02)
-            init.normal_(module.latent_position_embedding, std=0.4)
-            init.normal_(module.code_projection.weight, std=0.3)
-            if self.config.pixel_decoder_config is None:
-                init.dirac_(module.pixel_conv.weight)
+        if isinstance(module, AdaTokEncoder | AdaTokDecoder):
+            module.init_weights()
         elif isinstance(module, AdaTokModel):
             init.copy_(module.candidate_budgets, torch.tensor(self.config.budgets))
-            # In remote code, modules without tensors of their own are passed over, so their laws stand here.
-            init.normal_(module.policy.fc2.weight, std=self.config.initializer_range)
-            for layer in module.decoder.modules():
-                if isinstance(layer, LoraLayer):
-                    for down, up in zip(layer.lora_A.values(), layer.lora_B.values()):
-                        init.kaiming_uniform_(down.weight, a=5**0.5)
-                        init.zeros_(up.weight)
+            # In remote code, modules without tensors of their own are passed over, so these are called here.
+            module.policy.init_weights(self.config.initializer_range)
+            init_heads(module.decoder)
 
 
 class AdaTokModel(AdaTokPreTrainedModel):
@@ -513,7 +326,14 @@ class AdaTokModel(AdaTokPreTrainedModel):
     def __init__(self, config: AdaTokConfig):
         super().__init__(config)
         self.encoder = AdaTokEncoder(config)
-        self.quantizer = AdaTokVectorQuantizer(config)
+        self.quantizer = AdaTokVectorQuantizer(
+            config.num_latent_tokens,
+            config.codebook_size,
+            config.codebook_dim,
+            commitment_cost=config.commitment_cost,
+            normalize_codes=config.normalize_codes,
+            batch_norm=config.latent_batch_norm,
+        )
         self.decoder = AdaTokDecoder(config)
         self.policy = AdaTokPolicy(config)
         self.register_buffer("candidate_budgets", torch.tensor(config.budgets), persistent=False)
@@ -534,14 +354,21 @@ class AdaTokModel(AdaTokPreTrainedModel):
         # PEFT freezes the base and all but one adapter; here everything trains until a trainer says otherwise.
         self.decoder.requires_grad_(True)
 
+    def get_input_embeddings(self) -> None:
+        """`None`: pixels enter by a convolution, there is no table of embeddings to exchange or resize."""
+        return None
+
     def encode(
         self,
         pixel_values: torch.FloatTensor,
         budgets: int | Sequence[int] | torch.Tensor | None = None,
         cost_bias: float | None = None,
+        return_policy_features: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> AdaTokEncoderOutput:
         r"""
-        Turns images into codes, most important first, and decides how many of them to keep.
+        Turns images into codes, most important first, and decides how many of them to keep. Latents are normalised by
+        the running statistics, in `train()` mode too.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image_size, image_size)`):
@@ -551,16 +378,22 @@ class AdaTokModel(AdaTokPreTrainedModel):
             cost_bias (`float`, *optional*):
                 Shifts the policy's choice: positive is cheaper, negative finer, 0 the policy as trained. The logit
                 of candidate budget b falls by `cost_bias * b / num_latent_tokens`. Unset, `config.cost_bias`.
+            return_policy_features (`bool`, *optional*, defaults to `False`):
+                Whether to return `policy_features` too.
+            kwargs (*optional*): `TransformersKwargs`, for the attention implementation.
 
         Returns:
             [`AdaTokEncoderOutput`]
 
         Raises:
-            `ValueError`: for pixel values of a wrong shape or not finite, for budgets out of range, and for a cost
-                bias that is not finite.
+            `ValueError`: for pixel values of a wrong shape or not finite, for budgets out of range, for a cost bias
+                that is not finite, and for a cost bias beside budgets.
+            `TypeError`: for a keyword that does not exist.
         """
+        self._check_keywords(kwargs)
         self._check_pixel_values(pixel_values)
-        latents, features = self.encoder(pixel_values.to(self.dtype))
+        self._check_choice(budgets, cost_bias)
+        latents, features = self.encoder(pixel_values.to(self.dtype), **kwargs)
         _, _, image_codes, _ = self.quantizer(latents)
         budget_logits = self.policy(features)
         budgets = self._choose_budgets(budget_logits, budgets, cost_bias)
@@ -570,6 +403,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
             budgets=budgets,
             code_mask=code_mask,
             budget_logits=budget_logits,
+            policy_features=features if return_policy_features else None,
         )
 
     def budget_distribution(self, budget_logits: torch.FloatTensor, cost_bias: float | None = None) -> torch.Tensor:
@@ -595,6 +429,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         image_codes: torch.LongTensor,
         budgets: int | Sequence[int] | torch.Tensor | None = None,
         group_by_budget: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> AdaTokDecoderOutput:
         r"""
         Reconstructs images from the leading `budgets` codes; codes beyond them have no influence.
@@ -608,6 +443,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
             group_by_budget (`bool`, *optional*):
                 Whether to decode images of one budget together, with truncated sequences, or the whole batch at once
                 under a mask. Both give the same pixels; unset, the one that is faster on the device is taken.
+            kwargs (*optional*): `TransformersKwargs`, for the attention implementation.
 
         Returns:
             [`AdaTokDecoderOutput`]
@@ -615,6 +451,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         Raises:
             `ValueError`: for codes out of range, pad codes inside a prefix, and budgets out of range.
         """
+        self._check_keywords(kwargs)
         if image_codes.ndim != 2 or image_codes.is_floating_point() or image_codes.dtype == torch.bool:
             raise ValueError(
                 f"image_codes must be integers of shape (batch, codes); got {image_codes.dtype} of shape "
@@ -635,18 +472,21 @@ class AdaTokModel(AdaTokPreTrainedModel):
         if group_by_budget is None:
             group_by_budget = quantized.device.type == "cpu" and not torch.compiler.is_compiling()
         decode = self._decode_grouped if group_by_budget else self._decode_masked
-        return AdaTokDecoderOutput(pixel_values=decode(quantized, budgets, code_mask))
+        return AdaTokDecoderOutput(pixel_values=decode(quantized, budgets, code_mask, **kwargs))
 
-    @can_return_tuple
+    @capture_outputs
     def forward(
         self,
         pixel_values: torch.FloatTensor,
         budgets: int | Sequence[int] | torch.Tensor | None = None,
         cost_bias: float | None = None,
         return_loss: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> AdaTokOutput:
         r"""
-        The round trip: encodes, keeps a prefix, decodes. Gradients pass the quantizer straight through.
+        The round trip: encodes, keeps a prefix, decodes. Gradients pass the quantizer straight through. With
+        `return_loss=True` in `train()` mode, latents are normalised by the statistics of the batch, which has to hold
+        two images for that.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image_size, image_size)`):
@@ -654,19 +494,30 @@ class AdaTokModel(AdaTokPreTrainedModel):
             budgets, cost_bias:
                 As in [`~AdaTokModel.encode`].
             return_loss (`bool`, *optional*, defaults to `False`):
-                Whether to return `loss`, `quantization_loss` and `latents` too.
+                Whether to return `loss`, `quantization_loss` and `latents` too. A plain [`~transformers.Trainer`]
+                trains on batches that say so: `data_collator=lambda rows: default_data_collator(rows) |
+                {"return_loss": True}`.
+            kwargs (*optional*): `output_hidden_states`, `output_attentions`, `return_dict`, and what else
+                `TransformersKwargs` has for the attention implementation.
 
         Returns:
-            [`AdaTokOutput`]
+            [`AdaTokOutput`], or a tuple of what it holds with `return_dict=False`.
+
+        Raises:
+            `ValueError`, `TypeError`: as [`~AdaTokModel.encode`].
         """
+        self._check_keywords(kwargs)
         self._check_pixel_values(pixel_values)
+        self._check_choice(budgets, cost_bias)
         pixel_values = pixel_values.to(self.dtype)
-        latents, features = self.encoder(pixel_values)
-        quantized, latents, image_codes, quantization_loss = self.quantizer(latents)
+        latents, features = self.encoder(pixel_values, **kwargs)
+        quantized, latents, image_codes, quantization_loss = self.quantizer(
+            latents, use_batch_statistics=self.training and return_loss
+        )
         budget_logits = self.policy(features)
         budgets = self._choose_budgets(budget_logits, budgets, cost_bias)
         code_mask = self._code_mask(budgets, image_codes.shape[1])
-        reconstruction = self._decode_masked(quantized, budgets, code_mask)
+        reconstruction = self._decode_masked(quantized, budgets, code_mask, **kwargs)
         output = AdaTokOutput(
             pixel_values=reconstruction,
             image_codes=image_codes.masked_fill(~code_mask, self.config.pad_code_id),
@@ -681,27 +532,27 @@ class AdaTokModel(AdaTokPreTrainedModel):
         return output
 
     def _decode_masked(
-        self, quantized: torch.Tensor, budgets: torch.LongTensor, code_mask: torch.BoolTensor
+        self, quantized: torch.Tensor, budgets: torch.LongTensor, code_mask: torch.BoolTensor, **kwargs
     ) -> torch.Tensor:
         head_indices = self._head_indices(budgets)
         if quantized.device.type != "cpu" or torch.compiler.is_compiling():
-            return self.decoder(quantized, code_mask, head_indices)
+            return self.decoder(quantized, code_mask, head_indices, **kwargs)
         # Small groups of similar budgets, each cut off behind its largest: a fifth less to compute.
         order = budgets.argsort(stable=True)
         groups = [
-            self.decoder.patch_states(quantized[rows, :limit], code_mask[rows, :limit], head_indices[rows])
+            self.decoder.patch_states(quantized[rows, :limit], code_mask[rows, :limit], head_indices[rows], **kwargs)
             for rows in order.split(MASKED_GROUP_SIZE)
             for limit in [int(budgets[rows[-1]])]
         ]
         return self.decoder.to_pixels(torch.cat(groups)[order.argsort()])
 
     def _decode_grouped(
-        self, quantized: torch.Tensor, budgets: torch.LongTensor, code_mask: torch.BoolTensor
+        self, quantized: torch.Tensor, budgets: torch.LongTensor, code_mask: torch.BoolTensor, **kwargs
     ) -> torch.Tensor:
         order = budgets.argsort(stable=True)
         distinct, counts = budgets[order].unique_consecutive(return_counts=True)
         groups = [
-            self.decoder.patch_states(quantized[rows, :budget], head_indices=head_index)
+            self.decoder.patch_states(quantized[rows, :budget], head_indices=head_index, **kwargs)
             for rows, budget, head_index in zip(
                 order.split(counts.tolist()), distinct.tolist(), self._head_indices(distinct).tolist()
             )
@@ -732,11 +583,15 @@ class AdaTokModel(AdaTokPreTrainedModel):
     def _shift_logits(self, budget_logits: torch.Tensor, cost_bias: float | None) -> torch.Tensor:
         if cost_bias is None:
             cost_bias = self.config.cost_bias
-        if not math.isfinite(cost_bias):
-            raise ValueError(f"cost_bias must be a finite number, 0 for the policy as trained; got {cost_bias}.")
+        self._check_cost_bias(cost_bias)
         return budget_logits - cost_bias * self.candidate_budgets / self.config.num_latent_tokens
 
     def _resolve_budgets(self, budgets: int | Sequence[int] | torch.Tensor, batch_size: int) -> torch.LongTensor:
+        limit = self.config.num_latent_tokens
+        # Python's integers have their values while a compiler traces, tensors do not.
+        for budget in budgets if isinstance(budgets, list | tuple) else [budgets]:
+            if isinstance(budget, int) and not isinstance(budget, bool) and not 1 <= budget <= limit:
+                raise ValueError(f"Every budget must lie between 1 and {limit}; got {budget}.")
         try:
             resolved = torch.as_tensor(budgets, device=self.device)
         except (TypeError, ValueError) as error:
@@ -746,10 +601,32 @@ class AdaTokModel(AdaTokPreTrainedModel):
                 f"budgets must be one integer or {batch_size} of them, one per image; got {resolved.dtype} of shape "
                 f"{tuple(resolved.shape)}."
             )
-        limit = self.config.num_latent_tokens
         if not torch.compiler.is_compiling() and not ((resolved >= 1) & (resolved <= limit)).all():
             raise ValueError(f"Every budget must lie between 1 and {limit}; got {resolved.tolist()}.")
         return resolved.long().expand(batch_size).contiguous()
+
+    def _check_keywords(self, kwargs: dict):
+        # The attention ignores what it does not know, so that a misspelt `budgets` would have no effect.
+        for name in kwargs:
+            if name not in TransformersKwargs.__annotations__:
+                raise TypeError(
+                    f"AdaTok knows no keyword {name!r}; budgets and cost_bias are its own, and the attention takes "
+                    f"{', '.join(TransformersKwargs.__annotations__)}."
+                )
+
+    def _check_choice(self, budgets: int | Sequence[int] | torch.Tensor | None, cost_bias: float | None):
+        if cost_bias is None:
+            return
+        self._check_cost_bias(cost_bias)
+        if budgets is not None:
+            raise ValueError(
+                f"cost_bias shifts the choice of the policy, and budgets leave it none; got cost_bias={cost_bias} and "
+                f"budgets={budgets}. Give one of the two."
+            )
+
+    def _check_cost_bias(self, cost_bias: float):
+        if not math.isfinite(cost_bias):
+            raise ValueError(f"cost_bias must be a finite number, 0 for the policy as trained; got {cost_bias}.")
 
     def _check_pixel_values(self, pixel_values: torch.Tensor):
         size = self.config.image_size
@@ -776,4 +653,4 @@ class AdaTokModel(AdaTokPreTrainedModel):
             )
 
 
-__all__ = ["AdaTokModel", "AdaTokPreTrainedModel"]
+__all__ = ["AdaTokDecoderOutput", "AdaTokEncoderOutput", "AdaTokModel", "AdaTokOutput", "AdaTokPreTrainedModel"]

@@ -14,12 +14,14 @@ from adatok_hf.model_card import read_license
 
 FILES = {
     "README.md",
+    "blocks.py",
     "config.json",
     "configuration_adatok.py",
     "image_processing_adatok.py",
     "metrics.json",
     "model.safetensors",
     "modeling_adatok.py",
+    "pixel_decoder.py",
     "preprocessor_config.json",
 }
 METRICS = {"rows": [{"budget": 4, "psnr": 20.0}], "training": {"steps": 1}}

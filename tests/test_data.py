@@ -34,6 +34,26 @@ def pixels(dataset, index):
     return dataset[index]["image"].convert("RGB").tobytes()
 
 
+@pytest.mark.parametrize(
+    ("split", "rows"),
+    [("train[:3]", [0, 1, 2]), ("train[2:4]", [2, 3]), ("train[50%:]", [3, 4, 5]), ("validation", range(6))],
+)
+def test_slice_of_an_image_folder(tmp_path, pictures, split, rows):
+    for index, picture in enumerate(pictures[:6]):
+        picture.save(tmp_path / f"{index}.png")
+    dataset = load_image_dataset(str(tmp_path), split)
+    assert [pixels(dataset, row) for row in range(len(dataset))] == [
+        pictures[row].convert("RGB").tobytes() for row in rows
+    ]
+
+
+@pytest.mark.parametrize("split", ["train[3]", "train[:x]", "train[:9"])
+def test_slice_that_is_none(tmp_path, pictures, one_sentence, split):
+    pictures[0].save(tmp_path / "a.png")
+    with one_sentence(repr(split.removeprefix("train"))):
+        load_image_dataset(str(tmp_path), split)
+
+
 def test_image_folder_is_sorted_and_recursive(tmp_path, pictures):
     (tmp_path / "images" / "a").mkdir(parents=True)
     pictures[0].save(tmp_path / "images" / "b.png")

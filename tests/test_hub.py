@@ -15,7 +15,13 @@ from adatok_hf import AdaTokModel
 from adatok_hf.model_card import model_card
 
 
-CODE_FILES = {"configuration_adatok.py", "modeling_adatok.py", "image_processing_adatok.py"}
+CODE_FILES = {
+    "blocks.py",
+    "configuration_adatok.py",
+    "image_processing_adatok.py",
+    "modeling_adatok.py",
+    "pixel_decoder.py",
+}
 ALL_FILES = {*CODE_FILES, "config.json", "preprocessor_config.json", "model.safetensors", "README.md"}
 PACKAGE = ["adatok_hf", "modeling", "conversion"]
 PUSH = "from adatok_hf.checkpoint import push_checkpoint as push\n"

@@ -5,6 +5,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -35,11 +36,54 @@ def test_modeling_files_travel_alone(name):
             assert is_allowed, ast.unparse(node)
 
 
-def test_import_leaves_optional_packages_alone(tmp_path):
-    optional = ["datasets", "lpips", "gradio", "diffusers", "torchmetrics", "matplotlib", "typer", "adatok_hf.hub"]
+def test_import_loads_nothing_heavy(tmp_path):
+    heavy = ["torch", "transformers", "peft", "numpy", "datasets", "lpips", "gradio", "diffusers", "typer"]
     with FreshProcess(tmp_path, []) as process:
-        loaded = process.run(f"import sys, adatok_hf\nresult = [n for n in {optional!r} if n in sys.modules]")
+        loaded = process.run(f"import sys, adatok_hf\nresult = [n for n in {heavy!r} if n in sys.modules]")
     assert loaded == []
+
+
+@pytest.mark.parametrize("words", [["--help"], ["evaluate", "--help"], ["train", "--help"]], ids=" ".join)
+def test_help_of_the_command_line_loads_nothing_heavy(tmp_path, words):
+    code = f"""
+        import sys
+        from adatok_hf.cli import main
+        try:
+            main({words!r})
+        except SystemExit as error:
+            result = [error.code, [n for n in ("torch", "transformers", "peft", "numpy") if n in sys.modules]]
+    """
+    with FreshProcess(tmp_path, []) as process:
+        assert process.run(code) == [0, []]
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import adatok_hf",
+        "import transformers, adatok_hf",
+        "import adatok_hf, transformers",
+        "import adatok_hf, peft",  # which imports transformers halfway
+        "import adatok_hf, importlib.util; importlib.util.find_spec('transformers')",  # as others do to look for it
+        "from adatok_hf import AdaTokModel",
+        "import adatok_hf.modeling.modeling_adatok",
+    ],
+)
+def test_auto_classes_know_adatok_in_whatever_order_things_are_imported(tmp_path, imports):
+    code = """
+        from transformers import AutoConfig, AutoModel
+        model = AutoModel.from_pretrained(FOLDER)
+        result = [type(model).__module__, type(AutoConfig.for_model("adatok")).__module__]
+    """
+    with FreshProcess(tmp_path, []) as process:
+        modules = process.run(f"{imports}\nFOLDER = {default_checkpoint()!r}{textwrap.dedent(code)}")
+    assert modules == ["adatok_hf.modeling.modeling_adatok", "adatok_hf.modeling.configuration_adatok"]
+
+
+def test_names_are_offered_and_unknown_ones_are_not():
+    assert set(adatok_hf.__all__) <= set(dir(adatok_hf))
+    with pytest.raises(AttributeError, match="AdaTokModle"):
+        adatok_hf.AdaTokModle  # noqa: B018
 
 
 def test_importing_again_does_not_raise():

@@ -56,9 +56,11 @@ class GradientWeighting(FixedWeighting):
 
     Each gradient is divided by its norm at the start of training. Divided by its norm of the moment, two objectives
     would always have equal influence, `1 + cos`, and the weights would never move. As it is, the objective with more
-    of its first gradient left gains weight. Where the policy has converged, `w_f g_f + w_e g_e = 0`, so the weights
-    rest where `w_f n_f = w_e n_e` for the first norms n: at the point of the front whose marginal returns equal those
-    at the start.
+    of its first gradient left gains weight, and the weights rest where both have the same share left, `|g_f| / n_f =
+    |g_e| / n_e` for the first norms n. A policy that converges without an entropy bonus has `w_f g_f + w_e g_e = 0`
+    there, so `w_f n_f = w_e n_e`: the point of the front whose marginal returns equal those at the start. With the
+    bonus the two do not cancel: what is left of their weighted sum holds the gradient of the entropy, and it is 12 %
+    to 75 % of one of its terms for coefficients of 0.02 to 0.5.
 
     Args:
         weights (`torch.Tensor` of shape `(2,)`): At the start.

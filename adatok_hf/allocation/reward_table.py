@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..checkpoint import model_hash
-from ..files import whole_file, write_json
+from ..files import first_line, whole_file, write_json
 from ..metrics.budgets import measure_budgets
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 
@@ -227,8 +227,9 @@ def build_reward_table(
     """
     Decodes every image at every budget and stores how faithful the result is, as Parquet files for `datasets`.
 
-    A table that was cut off goes on where it stopped. Several processes share the work when started by
-    `accelerate launch` or `torchrun`.
+    A table that was cut off goes on where it stopped, once the finished parts have proved to be of the same images:
+    their pixels are read again, which takes a small part of the time of measuring them. Several processes share the
+    work when started by `accelerate launch` or `torchrun`.
 
     Args:
         model ([`AdaTokModel`]): In evaluation mode.
@@ -244,7 +245,7 @@ def build_reward_table(
 
     Raises:
         `ValueError`: if the data are empty, a budget is out of range, an image cannot be used, or the folder holds
-            the table of another model, of other data or of other budgets.
+            the table of another model, of other images or of other budgets.
     """
     if len(dataset) == 0:
         raise ValueError(f"There are no images in {data_name or 'the dataset'}.")
@@ -269,15 +270,15 @@ def build_reward_table(
             _check_same(read_info(folder), info, folder)
         else:
             write_json(folder / INFO_NAME, asdict(info))
-    paths = part_paths(folder, info)
-    todo = [index for index, path in enumerate(paths) if not path.is_file()]
-    todo = todo[state.process_index :: state.num_processes]
-    with tqdm(total=len(todo) * images_per_part, desc="Reward table", unit="image", disable=None) as progress:
-        for index in todo:
+    # Which part is whose must not depend on what is finished: every process would find something else.
+    parts = list(enumerate(part_paths(folder, info)))[state.process_index :: state.num_processes]
+    with tqdm(total=len(parts) * images_per_part, desc="Reward table", unit="image", disable=None) as progress:
+        for index, path in parts:
             rows = range(index * images_per_part, min((index + 1) * images_per_part, len(dataset)))
-            _write_part(
-                paths[index], _measure_rows(model, processor, dataset, lpips, budgets, rows, batch_size, progress)
-            )
+            if path.is_file():
+                _check_images(path, processor, dataset, rows, progress)
+                continue
+            _write_part(path, _measure_rows(model, processor, dataset, lpips, budgets, rows, batch_size, progress))
     state.wait_for_everyone()
 
 
@@ -298,6 +299,31 @@ def _check_same(found: RewardTableInfo, wanted: RewardTableInfo, folder: Path):
             )
 
 
+def _check_images(path: Path, processor, dataset, rows: range, progress):
+    """Raises `ValueError` unless a finished part is of these images."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        found = parquet.read_table(path, columns=["image_hash"])["image_hash"].to_pylist()
+    except (OSError, KeyError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{path} is damaged: {first_line(error)} Delete it and start again.") from error
+    if len(found) != len(rows):
+        raise ValueError(f"{path} holds {len(found)} images in place of {len(rows)}; delete it and start again.")
+    for row, expected in zip(rows, found):
+        pixel_values = processor(dataset[row]["image"], return_tensors="pt")["pixel_values"]
+        if _image_hash(processor.post_process(pixel_values)[0]) != expected:
+            raise ValueError(
+                f"{path.parent} holds a reward table of other images: image {row} is not the one it was made of. Name "
+                "another folder."
+            )
+        progress.update()
+
+
+def _image_hash(picture) -> str:
+    return hashlib.sha256(picture.tobytes()).hexdigest()[:16]
+
+
 @torch.inference_mode()
 def _measure_rows(model, processor, dataset, lpips, budgets, rows: range, batch_size: int, progress) -> Iterator[dict]:
     """Yields the columns of one batch after the other."""
@@ -306,15 +332,14 @@ def _measure_rows(model, processor, dataset, lpips, budgets, rows: range, batch_
         pixel_values = processor([item["image"] for item in items], return_tensors="pt")["pixel_values"]
         pictures = processor.post_process(pixel_values)
         pixel_values = pixel_values.to(model.device)
-        latents, features = model.encoder(pixel_values)
-        image_codes = model.quantizer(latents)[2]
-        measures = measure_budgets(model, image_codes, pixel_values, lpips, budgets)
+        encoded = model.encode(pixel_values, budgets=model.config.num_latent_tokens, return_policy_features=True)
+        measures = measure_budgets(model, encoded.image_codes, pixel_values, lpips, budgets)
         yield {
-            "features": features.float().cpu().tolist(),
+            "features": encoded.policy_features.float().cpu().tolist(),
             **{name: values.tolist() for name, values in measures.items()},
             "webp_bytes": [_webp_bytes(picture) for picture in pictures],
             "group": [item.get("group", "") for item in items],
-            "image_hash": [hashlib.sha256(picture.tobytes()).hexdigest()[:16] for picture in pictures],
+            "image_hash": [_image_hash(picture) for picture in pictures],
         }
         progress.update(len(items))
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..modeling import AdaTokConfig, AdaTokModel
-from ..modeling.modeling_adatok import AdaTokPixelDecoder
+from ..modeling.pixel_decoder import AdaTokPixelDecoder
 
 
 class PlainEncoder(nn.Module):

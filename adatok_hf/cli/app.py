@@ -46,24 +46,23 @@ def make_app() -> typer.Typer:
         name="adatok",
         help="An image tokenizer that decides how many tokens an image deserves.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
     )
     for command in COMMANDS:
         app.command()(command)
     train_app = typer.Typer(help="Train a model from a recipe.", no_args_is_help=True)
-    train_app.command(context_settings=OVERRIDES)(train.tokenizer)
-    train_app.command(context_settings=OVERRIDES)(train.policy)
+    train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train.tokenizer)
+    train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train.policy)
     app.add_typer(train_app, name="train")
     study_app = typer.Typer(help="Find out by experiments with controls what a part is worth.", no_args_is_help=True)
-    study_app.command(context_settings=OVERRIDES)(study.policy)
+    study_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(study.policy)
     study_app.command()(study.heads)
     app.add_typer(study_app, name="study")
     heads_app = typer.Typer(help="Exchange the decoder's heads with the PEFT library.", no_args_is_help=True)
     heads_app.command(name="export")(heads.export_heads)
     heads_app.command(name="import")(heads.import_heads)
     app.add_typer(heads_app, name="heads")
-    train_app.command(context_settings=OVERRIDES)(generator)
+    train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(generator)
     bench_app = typer.Typer(invoke_without_command=True)
     bench_app.callback()(bench)
     bench_app.command(name="generation")(bench_generation)

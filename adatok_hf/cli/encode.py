@@ -28,7 +28,7 @@ def encode(
     check_codes_path(out)
     if out.is_dir():
         raise ValueError(f"--out must name a file; {out} is a folder.")
-    check_cost_bias(cost_bias)
+    check_cost_bias(cost_bias, budgets)
     prepare_folder(out.parent)
     network, model_id, processor = load_model(model, device)
     forced = parse_budget(budgets, network.config)

@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from .common import load_model, prepare_folder
-from .options import AUTO, DataOption, DeviceOption, MaxImagesOption, ModelOption, parse_budgets, parse_names
+from .options import (
+    AUTO,
+    CostBiasOption,
+    DataOption,
+    DeviceOption,
+    MaxImagesOption,
+    ModelOption,
+    check_cost_bias,
+    parse_budgets,
+    parse_names,
+)
 
 
 def evaluate(
@@ -19,6 +29,7 @@ def evaluate(
     budgets: Annotated[
         str, typer.Option(metavar="auto,all,N...", help="The policy's choice, all candidates, any budgets.")
     ] = "auto,all",
+    cost_bias: CostBiasOption = None,
     metrics: Annotated[
         str, typer.Option(metavar="NAME,...", help="Out of rfid, kid, lpips, psnr and ssim.")
     ] = "rfid,kid,lpips,psnr,ssim",
@@ -47,10 +58,13 @@ def evaluate(
     from ..evaluation.protocol import find_protocol
     from ..evaluation.quality import evaluate_checkpoint, format_table, last_line
 
+    check_cost_bias(cost_bias, budgets)
     prepare_folder(out)
     if save_reference is not None:
         prepare_folder(save_reference.absolute().parent)
     network, model_id, processor = load_model(model, start_processes(device))
+    if cost_bias is not None:
+        network.config.cost_bias = cost_bias
     chosen = parse_budgets(budgets, network.config)
     settings = EvaluationSettings(
         budgets=[*sorted(budget for budget in chosen if budget != AUTO), *([AUTO] if AUTO in chosen else [])],

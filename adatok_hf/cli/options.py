@@ -37,11 +37,11 @@ def parse_names(text: str) -> list[str]:
 
 
 def parse_numbers(text: str, option: str) -> list[int]:
-    """Reads whole numbers from 1 with commas between them, each once; raises `ValueError` for anything else."""
+    """Reads whole numbers from 1 with commas between them; raises `ValueError` for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(_is_number(part) and int(part) for part in parts):
         raise ValueError(f"{option} must be whole numbers from 1 with commas between them, as 1,8,32; got {text!r}.")
-    return list(dict.fromkeys(map(int, parts)))
+    return [int(part) for part in parts]
 
 
 def parse_budgets(text: str, config) -> list[int | str]:
@@ -91,10 +91,16 @@ def parse_budget(text: str, config) -> int | None:
     return None if budgets == [AUTO] else budgets[0]
 
 
-def check_cost_bias(cost_bias: float | None):
-    """Raises `ValueError` for a bias that is not finite."""
-    if cost_bias is not None and not math.isfinite(cost_bias):
+def check_cost_bias(cost_bias: float | None, budgets: str):
+    """Raises `ValueError` for a bias that is not finite, or that has no choice to shift because budgets are forced."""
+    if cost_bias is None:
+        return
+    if not math.isfinite(cost_bias):
         raise ValueError(f"--cost-bias must be a finite number; got {cost_bias}.")
+    if AUTO not in parse_names(budgets):
+        raise ValueError(
+            f"--cost-bias shifts the policy's choice, but --budgets {budgets} leaves it none; give one of the two."
+        )
 
 
 def _is_number(text: str) -> bool:

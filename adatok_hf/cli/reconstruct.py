@@ -42,7 +42,7 @@ def reconstruct(
     from ..codec.reconstruct import reconstruct as round_trip
     from ..files import whole_file, write_json
 
-    check_cost_bias(cost_bias)
+    check_cost_bias(cost_bias, budgets)
     prepare_folder(out)
     network, model_id, processor = load_model(model, device)
     chosen = parse_budgets(budgets, network.config)

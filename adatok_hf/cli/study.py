@@ -30,15 +30,13 @@ def policy(
     from ..study.plots import plot_study
     from ..study.policy_study import run_study
     from ..study.report import format_study_table, last_line, write_report
-    from ..training.policy_arguments import PolicyDataArguments, PolicyTrainingArguments
+    from ..training.policy_arguments import ARGUMENT_CLASSES
     from ..training.recipe import parse_recipe
 
     prepare_folder(out)
     network, _, _ = load_model(model, "cpu")
     quiet = ["--save_strategy", "no", "--disable_tqdm", "true", "--log_level", "error", "--output_dir", str(out)]
-    _, arguments = parse_recipe(
-        "policy", recipe, [*context.args, *quiet], [PolicyDataArguments, PolicyTrainingArguments]
-    )
+    _, arguments = parse_recipe("policy", recipe, [*context.args, *quiet], ARGUMENT_CLASSES)
     result = run_study(
         RewardTable.load(reward_table, network),
         RewardTable.load(eval_reward_table, network),

@@ -1,10 +1,23 @@
 """`adatok train tokenizer` and `adatok train policy`: a model from a recipe."""
 
+from importlib import import_module
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from .options import RecipeOption
+
+
+class RecipeCommand(TyperCommand):
+    """A command whose further arguments override a recipe: its help lists them too."""
+
+    def format_help(self, ctx, formatter):
+        from ..training.argument_help import describe_arguments
+
+        super().format_help(ctx, formatter)
+        arguments = import_module(f"..training.{self.name}_arguments", __package__)
+        typer.echo(describe_arguments(arguments.ARGUMENT_CLASSES))
 
 
 def tokenizer(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from ..checkpoint import load_checkpoint, model_hash, policy_hash
@@ -92,11 +92,14 @@ class ShardWriter:
         self.job, self.out, self.batch_size, self.say = job, Path(out), batch_size, say
         model, self.processor = load_checkpoint(job.model)
         self.model = model.eval().to(device)
-        self.images = load_image_dataset(job.data, job.split)
-        self.labels, self.class_names = load_labels(self.images, job.data, job.split)
-        self.rows = range(len(self.images))
-        if job.max_images is not None and job.max_images < len(self.images):
-            self.rows = torch.linspace(0, len(self.images) - 1, job.max_images).long().tolist()
+        images = load_image_dataset(job.data, job.split)
+        rows = list(range(len(images)))
+        if isinstance(images, Subset):  # a slice of a folder
+            images, rows = images.dataset, list(images.indices)
+        if job.max_images is not None and job.max_images < len(rows):
+            rows = [rows[index] for index in torch.linspace(0, len(rows) - 1, job.max_images).long().tolist()]
+        self.images, self.rows = images, rows
+        self.labels, self.class_names = load_labels(images, job.data, job.split)
         settings = {name: value for name, value in asdict(job).items() if name != "model"}  # the hashes say more
         self.facts = settings | {
             "model_hash": model_hash(model),
@@ -115,7 +118,7 @@ class ShardWriter:
     def images_of(self, index: int) -> list[int]:
         """Rows of the data that a shard stands for."""
         start = index * self.job.images_per_shard
-        return list(self.rows[start : start + self.job.images_per_shard])
+        return self.rows[start : start + self.job.images_per_shard]
 
     def __call__(self, index: int, progress: tqdm | None = None) -> dict[str, int]:
         """

@@ -40,6 +40,8 @@ def uniform(budgets: Sequence[int] | torch.Tensor, mean_budget: float) -> torch.
 
     ```"""
     budgets = _checked(budgets, mean_budget)
+    if len(budgets) == 1:
+        return torch.ones(1, dtype=torch.double)
     upper = int(torch.searchsorted(budgets, mean_budget).clamp(min=1, max=len(budgets) - 1))
     share = (mean_budget - budgets[upper - 1]) / (budgets[upper] - budgets[upper - 1])
     weights = torch.zeros(len(budgets), dtype=torch.double)

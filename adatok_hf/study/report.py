@@ -16,7 +16,7 @@ ARGUMENTS = (
     "scale_rewards",
     "entropy_coef",
     "mse_weight",
-    "num_iterations",
+    "old_policy_steps",
     "epsilon",
     "beta",
 )

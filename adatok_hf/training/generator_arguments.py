@@ -43,3 +43,6 @@ class GeneratorTrainingArguments(TrainingArguments):
         super().__post_init__()
         if not 0 <= self.class_dropout < 1:
             raise ValueError(f"class_dropout must be at least 0 and below 1; got {self.class_dropout}.")
+
+
+ARGUMENT_CLASSES = (GeneratorModelArguments, GeneratorDataArguments, GeneratorTrainingArguments)

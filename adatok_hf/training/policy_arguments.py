@@ -43,7 +43,13 @@ class PolicyTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: the loss needs the rewards."})
     epsilon: float = field(default=0.2, metadata={"help": "The probability ratio is clipped to 1 - and 1 + this."})
     beta: float = field(default=0.0, metadata={"help": "Weight of the KL divergence from the policy at the start."})
-    num_iterations: int = field(default=1, metadata={"help": "Steps between refreshes of the old policy."})
+    old_policy_steps: int = field(
+        default=1,
+        metadata={
+            "help": "Steps between refreshes of the policy that the ratio is taken to. Each step has other images; "
+            "TRL's num_iterations would repeat the same ones."
+        },
+    )
     scale_rewards: str = field(
         default="dataset",
         metadata={"help": "Divide advantages by the deviation over the dataset, by each group's own, or by none."},
@@ -67,10 +73,13 @@ class PolicyTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
         if not 0 < self.fidelity_weight < 1:
             raise ValueError(f"fidelity_weight must lie between 0 and 1; got {self.fidelity_weight}.")
-        if self.num_iterations < 1:
-            raise ValueError(f"num_iterations must be at least 1; got {self.num_iterations}.")
+        if self.old_policy_steps < 1:
+            raise ValueError(f"old_policy_steps must be at least 1; got {self.old_policy_steps}.")
         if (self.weighting == "target_mean") != (self.target_mean_budget is not None):
             raise ValueError(
                 f"target_mean_budget goes with weighting=target_mean; got {self.target_mean_budget} with "
                 f"{self.weighting}."
             )
+
+
+ARGUMENT_CLASSES = (PolicyDataArguments, PolicyTrainingArguments)

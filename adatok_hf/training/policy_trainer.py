@@ -113,6 +113,7 @@ class AdaTokPolicyTrainer(StatefulTrainer):
         self.reference = deepcopy(self.model).requires_grad_(False)
         self.old_policy = deepcopy(self.reference)
         self._point: tuple[float, float] | None = None
+        self._micro_batches: list[tuple[torch.Tensor, torch.Tensor]] = []  # of the optimizer step under way
 
     def advantages(self, fidelity: torch.Tensor) -> torch.Tensor:
         """Of both objectives, `(images, candidates)` to `(images, 2, candidates)`."""
@@ -147,16 +148,28 @@ class AdaTokPolicyTrainer(StatefulTrainer):
         )
         gradients = self._objective_gradients(log_probs, objectives)
         self._log_step(inputs["fidelity"], log_probs, ref_log_probs, advantages, gradients, clip_ratio)
-        mean_share = self.accelerator.reduce(self.shares[logits.argmax(dim=-1)].mean(), "mean").item()
-        pace = self._get_learning_rate() / args.learning_rate if args.learning_rate else 1.0
-        self.weighting.update(Progress(gradients, mean_share, self._point, pace))
-        self._point = None
+        mean_share = self.accelerator.reduce(self.shares[logits.argmax(dim=-1)].mean(), "mean")
+        self._micro_batches.append((gradients, mean_share))
         return (loss, logits) if return_outputs else loss
 
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: int | None = None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            self._move_weights()
+        return loss
+
+    def _move_weights(self):
+        """Once per optimizer step, by the mean over its micro-batches."""
+        gradients, shares = (torch.stack(values).mean(dim=0) for values in zip(*self._micro_batches))
+        peak = self.args.learning_rate
+        pace = self._get_learning_rate() / peak if peak else 1.0
+        self.weighting.update(Progress(gradients, shares.item(), self._point, pace))
+        self._micro_batches, self._point = [], None
+
     def _old_log_probs(self, features: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
-        if self.args.num_iterations == 1:
+        if self.args.old_policy_steps == 1:
             return log_probs.detach()
-        if self.state.global_step % self.args.num_iterations == 0:
+        if self.state.global_step % self.args.old_policy_steps == 0:
             self.old_policy.load_state_dict(self.accelerator.unwrap_model(self.model).state_dict())
         return self._log_probs(self.old_policy, features)
 

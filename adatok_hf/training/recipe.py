@@ -2,15 +2,20 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from types import NoneType
+from typing import get_args, get_origin, get_type_hints
 
 import yaml
 from accelerate import PartialState
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.hf_argparser import string_to_bool
 from transformers.trainer_utils import get_last_checkpoint
 
 
 RECIPES_DIR = Path(__file__).parent.parent / "recipes"
+WORDS = ("none", "null", "[]")  # that stand for no value and for no values, where a field may have none
 
 
 def find_recipe(stage: str, name_or_path: str) -> Path:
@@ -34,7 +39,8 @@ def parse_recipe(stage: str, recipe: str, overrides: Sequence[str], argument_cla
 
     Args:
         stage (`str`): Which of the package's recipes a name stands for, `"tokenizer"` or `"policy"`.
-        recipe (`str`): Name of a shipped recipe, or path of a YAML file.
+        recipe (`str`): Name of a shipped recipe, or path of a YAML file. There and on the command line `none` or
+            `null` unsets a field that may be unset, and `[]` is a list without items.
         overrides (`Sequence[str]`): As on a command line, `["--learning-rate", "1e-4"]`; they win over the recipe.
         argument_classes (`Sequence[type]`): Dataclasses for [`~transformers.HfArgumentParser`].
 
@@ -51,18 +57,43 @@ def parse_recipe(stage: str, recipe: str, overrides: Sequence[str], argument_cla
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
         raise ValueError(f"{path} must be one flat list of 'key: value' lines.")
-    parser = HfArgumentParser(list(argument_classes), allow_abbrev=False)
-    parser.error = _raise_value_error
     arguments = []
     for key, value in values.items():
-        if value is None:
-            continue
-        items = value if isinstance(value, list) else [value]
-        arguments += [f"--{key}", *map(str, items)]
-    *parsed, unknown = parser.parse_args_into_dataclasses([*arguments, *overrides], return_remaining_strings=True)
+        items = value if isinstance(value, list) and value else [value]
+        arguments += [f"--{key}", *("null" if item is None else str(item) for item in items)]
+    parser = HfArgumentParser(list(argument_classes), allow_abbrev=False)
+    parser.error = _raise_value_error
+    for kind, read in ((int, int), (float, float), (string_to_bool, string_to_bool)):
+        parser.register("type", kind, _or_word(read))
+    namespace, unknown = parser.parse_known_args([*arguments, *overrides])
     if unknown:
         _raise_value_error(f"there is no key for {' '.join(unknown)}")
-    return tuple(parsed)
+    parsed = vars(namespace)
+    for argument_class in argument_classes:
+        _replace_words(parsed, argument_class)
+    return parser.parse_dict(parsed)
+
+
+def _or_word(read: Callable) -> Callable:
+    return lambda text: text if text in WORDS else read(text)
+
+
+def _replace_words(values: dict, argument_class: type):
+    """Puts `None` and empty lists where the words for them stand."""
+    hints = get_type_hints(argument_class)
+    for field in fields(argument_class):
+        word = values.get(field.name)
+        word = word[0] if isinstance(word, list) and len(word) == 1 else word
+        if word not in WORDS:
+            continue
+        kinds = {get_origin(kind) or kind for kind in (hints[field.name], *get_args(hints[field.name]))}
+        is_text = word == "none" and str in kinds and (NoneType not in kinds or field.default == "none")
+        if word == "[]" and list in kinds:
+            values[field.name] = []
+        elif word != "[]" and NoneType in kinds and not is_text:
+            values[field.name] = None
+        elif not is_text:
+            _raise_value_error(f"{field.name} cannot be {word}")
 
 
 def run_recipe(

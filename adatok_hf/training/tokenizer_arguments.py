@@ -1,17 +1,40 @@
 """What a recipe may say. A recipe is one flat YAML file whose keys are the fields of these classes."""
 
+import inspect
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 
 from transformers import TrainingArguments
 
+from ..modeling import AdaTokConfig
+from .argument_help import docstring_help
+
 
 TRAINABLE_PARTS = ("heads", "decoder")
+WRITTEN_LATER = ("is_policy_trained", "cost_bias")  # fields of the config that stage 2 and calibration set
+PARSED_KINDS = {"budgets": list[int], "pixel_decoder_config": dict | str}  # what a command line can give
+
+
+def _architecture_fields() -> list[tuple]:
+    help_texts = docstring_help(AdaTokConfig)
+    fields = []
+    for name, kind in inspect.get_annotations(AdaTokConfig).items():
+        if name in WRITTEN_LATER:
+            continue
+        default = AdaTokConfig.__dataclass_fields__[name].default
+        default = list(default) if isinstance(default, tuple) else default
+        text = help_texts[name] + ("" if default is None else f" In a new model: {default}.")
+        kind = PARSED_KINDS.get(name, kind)
+        fields.append((name, kind | None, field(default=None, metadata={"help": text.replace("%", "%%")})))
+    return fields
+
+
+Architecture = make_dataclass("Architecture", _architecture_fields())
 
 
 @dataclass
-class ModelArguments:
-    """The architecture; what is left out keeps the default of [`AdaTokConfig`]."""
+class ModelArguments(Architecture):
+    """The architecture: the fields of [`AdaTokConfig`]. What is left out keeps its default, or that of `init_from`."""
 
     init_from: str | None = field(
         default=None, metadata={"help": "Checkpoint folder or Hub repo to start from instead of random weights."}
@@ -19,26 +42,6 @@ class ModelArguments:
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa or another; eager trains twice as fast as sdpa on CPUs."}
     )
-    image_size: int | None = field(default=None, metadata={"help": "Height and width of the images."})
-    patch_size: int | None = field(default=None, metadata={"help": "Height and width of one patch."})
-    hidden_size: int | None = field(default=None, metadata={"help": "Width of the encoder."})
-    num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the encoder."})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "Attention heads of the encoder."})
-    intermediate_size: int | None = field(default=None, metadata={"help": "Width of the encoder's MLPs."})
-    decoder_hidden_size: int | None = field(default=None, metadata={"help": "Width of the decoder."})
-    decoder_num_hidden_layers: int | None = field(default=None, metadata={"help": "Blocks of the decoder."})
-    decoder_num_attention_heads: int | None = field(default=None, metadata={"help": "Attention heads of the decoder."})
-    decoder_intermediate_size: int | None = field(default=None, metadata={"help": "Width of the decoder's MLPs."})
-    num_latent_tokens: int | None = field(default=None, metadata={"help": "Number N of latent tokens."})
-    codebook_size: int | None = field(default=None, metadata={"help": "Entries of the codebook."})
-    codebook_dim: int | None = field(default=None, metadata={"help": "Width of a codebook entry."})
-    commitment_cost: float | None = field(default=None, metadata={"help": "Weight of the commitment term."})
-    budgets: list[int] | None = field(default=None, metadata={"help": "Candidate budgets, ascending, the last is N."})
-    pixel_decoder_config: dict | str | None = field(
-        default=None, metadata={"help": "Fields of a convolutional pixel decoder, as JSON."}
-    )
-    lora_rank: int | None = field(default=None, metadata={"help": "Rank of the heads."})
-    lora_alpha: int | None = field(default=None, metadata={"help": "Scale of the heads."})
 
     def __post_init__(self):
         if isinstance(self.pixel_decoder_config, str):
@@ -81,6 +84,9 @@ class ReconstructionTrainingArguments(TrainingArguments):
     do_train: bool = field(default=True, metadata={"help": "Whether to train; else only evaluate."})
     # Trainer would drop the images before the collator sees them.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep False: the collator needs the images."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Keep False: every trained weight gets a gradient at every step."}
+    )
     train_only: str | None = field(
         default=None,
         metadata={
@@ -131,3 +137,6 @@ class ReconstructionTrainingArguments(TrainingArguments):
                 f"train_only must be one of {', '.join(TRAINABLE_PARTS)}, or not given; got {self.train_only!r}."
             )
         super().__post_init__()
+
+
+ARGUMENT_CLASSES = (ModelArguments, DataArguments, ReconstructionTrainingArguments)

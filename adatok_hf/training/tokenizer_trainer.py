@@ -11,6 +11,8 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from ..checkpoint import save_checkpoint
+from ..metrics.images import to_pixel_values, to_uint8
+from ..metrics.pairs import psnr_of_error
 from ..metrics.perceptual import load_lpips
 from ..model_card import read_license
 from ..modeling import AdaTokModel
@@ -229,13 +231,18 @@ class ReconstructionTrainer(StatefulTrainer):
         self.ema.update_parameters(model)
         step, args = self.state.global_step, self.args
         if args.revive_steps and step % args.revive_steps == 0:
-            counts = self.accelerator.reduce(self.code_counts)
-            self.codebook_use = (counts > 0).float().mean().item()
-            self.code_counts.zero_()
+            counts = self._take_code_counts()
             if args.train_only is None and step <= args.revive_until * self.state.max_steps:
                 self._revive_dead_codes(counts)
         if args.train_only is None and step in args.revive_latents_steps:
             self.log({"revived_latents": revive_latents(model, self._images[0])})
+
+    def _take_code_counts(self) -> torch.Tensor:
+        """How often each code has been used since the last call, by all processes."""
+        counts = self.accelerator.reduce(self.code_counts)
+        self.codebook_use = (counts > 0).float().mean().item()
+        self.code_counts.zero_()
+        return counts
 
     @torch.no_grad()
     def _revive_dead_codes(self, counts: torch.Tensor):
@@ -248,7 +255,10 @@ class ReconstructionTrainer(StatefulTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
         if "loss" in logs:
-            logs["codebook_use"] = self.codebook_use
+            if not self.args.revive_steps:
+                self._take_code_counts()
+            if self.codebook_use:  # known from the first revival on
+                logs["codebook_use"] = self.codebook_use
         super().log(logs, start_time)
 
     @torch.no_grad()
@@ -260,7 +270,7 @@ class ReconstructionTrainer(StatefulTrainer):
     ) -> dict[str, float]:
         """
         Measures the averaged weights at every candidate budget, or at `args.training_budgets` where they are given,
-        and saves a picture grid.
+        and saves a picture grid. Reconstructions are clipped and rounded to 8 bits first, as everywhere else.
 
         Returns:
             `dict[str, float]`: `{prefix}_psnr_{budget}` in dB, `{prefix}_lpips_{budget}` where LPIPS is trained with,
@@ -275,9 +285,9 @@ class ReconstructionTrainer(StatefulTrainer):
             used += torch.bincount(self.accelerator.gather_for_metrics(codes).flatten(), minlength=len(used))
             column = [pixel_values]
             for budget in self.training_budgets:
-                reconstruction = model.decode(codes, budgets=budget).pixel_values.clamp(-1, 1)
-                error = (reconstruction - pixel_values).square().mean(dim=(1, 2, 3))
-                psnr[budget].append(self.accelerator.gather_for_metrics(10 * torch.log10(4 / error.clamp(min=1e-10))))
+                reconstruction = to_pixel_values(to_uint8(model.decode(codes, budgets=budget).pixel_values))
+                error = (reconstruction - pixel_values).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
+                psnr[budget].append(self.accelerator.gather_for_metrics(psnr_of_error(error, data_range=2)))
                 if self.eval_lpips is not None:
                     distance = self.eval_lpips(reconstruction, pixel_values).flatten()
                     lpips[budget].append(self.accelerator.gather_for_metrics(distance))

@@ -11,7 +11,12 @@ from ..files import first_line, whole_files, write_json
 from ..generation.sequences import load_sequences
 from ..model_card import CARD_NAME
 from ..modeling.vocabulary_adatok import ImageVocabulary
-from .generator_arguments import GeneratorDataArguments, GeneratorModelArguments, GeneratorTrainingArguments
+from .generator_arguments import (
+    ARGUMENT_CLASSES,
+    GeneratorDataArguments,
+    GeneratorModelArguments,
+    GeneratorTrainingArguments,
+)
 from .generator_trainer import AdaTokGeneratorTrainer
 from .recipe import checkpoint_to_resume, run_recipe
 
@@ -137,5 +142,4 @@ def train_recipe(recipe: str, overrides: Sequence[str] = ()):
         recipe (`str`): Name of a shipped recipe, or path of a YAML file.
         overrides (`Sequence[str]`, *optional*): Any field of the argument classes, as in `--learning-rate 1e-4`.
     """
-    argument_classes = [GeneratorModelArguments, GeneratorDataArguments, GeneratorTrainingArguments]
-    run_recipe("generator", recipe, overrides, argument_classes, train)
+    run_recipe("generator", recipe, overrides, ARGUMENT_CLASSES, train)

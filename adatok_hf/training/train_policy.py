@@ -10,7 +10,6 @@ from accelerate import PartialState
 from transformers import PrinterCallback, set_seed
 
 from .. import default_checkpoint
-from ..allocation.choice import choose_columns
 from ..allocation.reward_table import RewardTable, build_reward_table
 from ..checkpoint import copy_checkpoint, load_checkpoint, read_metrics
 from ..data import load_image_dataset
@@ -19,7 +18,7 @@ from ..metrics.perceptual import load_lpips
 from ..model_card import model_card, read_license
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 from ..modeling.modeling_adatok import AdaTokPolicy
-from .policy_arguments import PolicyDataArguments, PolicyTrainingArguments
+from .policy_arguments import ARGUMENT_CLASSES, PolicyDataArguments, PolicyTrainingArguments
 from .policy_trainer import AdaTokPolicyTrainer
 from .recipe import checkpoint_to_resume, run_recipe
 
@@ -49,6 +48,12 @@ def new_policy(config: AdaTokConfig, seed: int = 0) -> AdaTokPolicy:
     torch.nn.init.zeros_(policy.fc1.bias)
     torch.nn.init.zeros_(policy.fc2.bias)
     return policy
+
+
+def set_aside(table: RewardTable) -> tuple[RewardTable, RewardTable]:
+    """Takes every tenth image away for evaluation: the table without them, and theirs."""
+    is_aside = torch.arange(len(table)) % 10 == 9
+    return table.select(~is_aside), table.select(is_aside)
 
 
 def train_policy(
@@ -100,8 +105,7 @@ def train_policy(
         raise ValueError(f"The policy reads {width} features, the reward table has {table.features.shape[1]}.")
     table.check()
     if eval_table is None:
-        set_aside = torch.arange(len(table)) % 10 == 9
-        table, eval_table = table.select(~set_aside), table.select(set_aside)
+        table, eval_table = set_aside(table)
     trainer = AdaTokPolicyTrainer(
         model=new_policy(config, arguments.seed),
         args=arguments,
@@ -142,34 +146,34 @@ def train(data_arguments: PolicyDataArguments, arguments: PolicyTrainingArgument
             data_name=f"{data_arguments.train_data} ({data_arguments.train_split})",
         )
     table = RewardTable.load(folder, model)
-    eval_table = None
     if data_arguments.eval_reward_table is not None:
-        eval_table = RewardTable.load(data_arguments.eval_reward_table, model).select(budgets=model.config.budgets)
-    trained = train_policy(table, model.config, arguments, resume_from_checkpoint=checkpoint_to_resume(arguments))
-    if eval_table is None:
-        metrics = {
-            name.removeprefix("eval_"): value
-            for name, value in trained.history[-1].items()
-            if name.startswith("eval_")
-        }
+        eval_table = RewardTable.load(data_arguments.eval_reward_table, model)
+        measured_on = f"{len(eval_table)} images of other data"
     else:
-        metrics = measure_policy(trained.policy, eval_table)
+        table, eval_table = set_aside(table)
+        measured_on = f"{len(eval_table)} training images, every tenth, set aside"
+    trained = train_policy(table, model.config, arguments, eval_table, checkpoint_to_resume(arguments))
+    metrics = {
+        name.removeprefix("eval_"): value for name, value in trained.history[-1].items() if name.startswith("eval_")
+    }
     if PartialState().is_main_process:
-        facts = policy_facts(trained, arguments, len(table), eval_table)
-        export_policy(find_folder(checkpoint), model, processor, trained.policy, arguments.output_dir, metrics, facts)
+        facts = policy_facts(trained, arguments, len(table)) | {"quality measured on": measured_on}
+        rows = quality_rows(eval_table.select(budgets=model.config.budgets), metrics)
+        export_policy(find_folder(checkpoint), model, processor, trained.policy, arguments.output_dir, rows, facts)
     return metrics
 
 
-@torch.no_grad()
-def measure_policy(policy: AdaTokPolicy, table: RewardTable) -> dict[str, float]:
-    """Mean budget, LPIPS and PSNR (dB) of the policy's choice on a table whose columns are its candidates."""
-    return table.means_at(choose_columns(policy(table.features), table.budgets, 0.0))
+def quality_rows(table: RewardTable, metrics: dict[str, float]) -> list[dict]:
+    """What the model card says of each candidate budget and of the policy's choice, all on the images of one table."""
+    rows = []
+    for column, budget in enumerate(table.info.budgets):
+        means = table.means_at(torch.full((len(table),), column))
+        rows.append({"budget": budget, "psnr": means["psnr"], "lpips": means["lpips"]})
+    return [*rows, {"budget": "auto", **{key: metrics[key] for key in ("mean_budget", "psnr", "lpips")}}]
 
 
-def policy_facts(
-    trained: TrainedPolicy, arguments: PolicyTrainingArguments, num_images: int, eval_table: RewardTable | None
-) -> dict[str, str]:
-    """What the model card says of the policy."""
+def policy_facts(trained: TrainedPolicy, arguments: PolicyTrainingArguments, num_images: int) -> dict[str, str]:
+    """What the model card says of the policy and the number of images it was trained on."""
     fidelity, efficiency = trained.weights
     rules = {
         "gradient": "Dynamic Pareto Weighting by the gradient rule",
@@ -177,14 +181,11 @@ def policy_facts(
         "fixed": "fixed weights",
         "target_mean": f"a Lagrange multiplier for a mean budget of {arguments.target_mean_budget}",
     }
-    where = (
-        "every tenth training image, set aside" if eval_table is None else f"{len(eval_table)} images of other data"
-    )
     return {
         "policy": f"GRPO over all candidate budgets on {num_images} images, {arguments.max_steps} steps of "
         f"{arguments.train_batch_size}; {rules[arguments.weighting]}, final weights {fidelity:.3f} of fidelity "
         f"(LPIPS + {arguments.mse_weight:g} x squared error) and {efficiency:.3f} of efficiency",
-        "policy measured on": where,
+        "LPIPS above": "backbone alex",
     }
 
 
@@ -194,7 +195,7 @@ def export_policy(
     processor: AdaTokImageProcessor | AdaTokImageProcessorPil,
     policy: AdaTokPolicy,
     output_dir: str | Path,
-    metrics: dict[str, float],
+    rows: list[dict],
     facts: dict[str, str],
 ):
     """
@@ -206,15 +207,14 @@ def export_policy(
         processor ([`AdaTokImageProcessor`]): The checkpoint's image processor.
         policy ([`AdaTokPolicy`]): The new policy.
         output_dir (`str` or `Path`): Where to, see [`~adatok_hf.checkpoint.copy_checkpoint`].
-        metrics (`dict[str, float]`): `mean_budget` and the quality of the policy's choice, for the card.
+        rows (`list[dict]`): See [`quality_rows`]; they take the place of those that the checkpoint has, which may be
+            of other images.
         facts (`dict[str, str]`): See [`policy_facts`].
     """
     state = {f"policy.{name}": value for name, value in policy.state_dict().items()}
     config = deepcopy(model.config)
     config.is_policy_trained, config.cost_bias = True, 0.0
     report = read_metrics(source) or {}
-    rows = [row for row in report.get("rows", []) if row["budget"] != "auto"]
-    rows.append({"budget": "auto", **{key: metrics[key] for key in ("mean_budget", "psnr", "lpips")}})
     report = report | {"rows": rows, "training": report.get("training", {}) | facts}
     card = model_card(config, Path(output_dir).name, report, license=read_license(source))
     copy_checkpoint(source, output_dir, model, processor, config=config, tensors=state, metrics=report, card=card)
@@ -228,5 +228,4 @@ def train_recipe(recipe: str, overrides: Sequence[str] = ()):
         recipe (`str`): Name of a shipped recipe, or path of a YAML file.
         overrides (`Sequence[str]`, *optional*): Any field of the argument classes, as in `--entropy-coef 0.1`.
     """
-    argument_classes = [PolicyDataArguments, PolicyTrainingArguments]
-    run_recipe("policy", recipe, overrides, argument_classes, train)
+    run_recipe("policy", recipe, overrides, ARGUMENT_CLASSES, train)

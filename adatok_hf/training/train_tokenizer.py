@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from transformers import set_seed
+from transformers import PreTrainedConfig, set_seed
 
 from ..checkpoint import load_checkpoint
 from ..data import ImageCollator, RandomCrops, load_image_dataset
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
 from .recipe import checkpoint_to_resume, run_recipe
-from .tokenizer_arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
+from .tokenizer_arguments import ARGUMENT_CLASSES, DataArguments, ModelArguments, ReconstructionTrainingArguments
 from .tokenizer_trainer import ReconstructionTrainer
 
 
@@ -25,9 +25,7 @@ def build_model(arguments: ModelArguments) -> tuple[AdaTokModel, AdaTokImageProc
     attn_implementation = architecture.pop("attn_implementation", None)
     if init_from is not None:
         model, processor = load_checkpoint(init_from)
-        for name, value in architecture.items():
-            if getattr(model.config, name) != value:
-                raise ValueError(f"{init_from} has {name}={getattr(model.config, name)}, but the recipe says {value}.")
+        _check_architecture(architecture, model.config, str(init_from))
     else:
         config = AdaTokConfig(**architecture)
         size = config.image_size
@@ -36,6 +34,15 @@ def build_model(arguments: ModelArguments) -> tuple[AdaTokModel, AdaTokImageProc
     if attn_implementation is not None:
         model.set_attn_implementation(attn_implementation)
     return model, processor
+
+
+def _check_architecture(wanted: dict, config: PreTrainedConfig, name: str):
+    for key, value in wanted.items():
+        found = getattr(config, key)
+        if isinstance(value, dict) and isinstance(found, PreTrainedConfig):
+            _check_architecture(value, found, f"The {key} of {name}")
+        elif found != value:
+            raise ValueError(f"{name} has {key}={found}, but the recipe says {value}.")
 
 
 def train(
@@ -119,5 +126,4 @@ def train_recipe(recipe: str, overrides: Sequence[str] = ()):
         recipe (`str`): Name of a shipped recipe, or path of a YAML file.
         overrides (`Sequence[str]`, *optional*): Any field of the argument classes, as in `--learning-rate 1e-4`.
     """
-    argument_classes = [ModelArguments, DataArguments, ReconstructionTrainingArguments]
-    run_recipe("tokenizer", recipe, overrides, argument_classes, train)
+    run_recipe("tokenizer", recipe, overrides, ARGUMENT_CLASSES, train)

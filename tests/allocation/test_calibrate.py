@@ -197,7 +197,7 @@ def test_the_copy_carries_the_code_that_knows_the_bias(calibrate, checkpoint, tm
     (checkpoint / "modeling_adatok.py").write_text("# of an older version")
     assert calibrate(7)[0] == 0
     folder = Path(adatok_hf.modeling.__file__).parent
-    for name in ("configuration_adatok.py", "modeling_adatok.py", "image_processing_adatok.py"):
+    for name in ("blocks.py", "configuration_adatok.py", "modeling_adatok.py", "image_processing_adatok.py"):
         assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
     auto_map = json.loads((tmp_path / "out" / "config.json").read_text())["auto_map"]
     assert auto_map["AutoModel"] == "modeling_adatok.AdaTokModel"

@@ -45,7 +45,13 @@ def test_gradients_of_unit_length_would_never_move_two_weights():
         assert influence[0].item() == pytest.approx(influence[1].item(), abs=1e-6)
 
 
-def test_weights_rest_where_they_are_inverse_to_the_first_norms():
+def test_weights_rest_where_both_objectives_have_the_same_share_of_their_first_gradient_left():
+    weighting = started(3.0, 1.0)
+    weighting.update(opposed(1.5, 0.5))
+    assert weighting.weights.tolist() == pytest.approx([0.5, 0.5])  # though 0.5 * 1.5 - 0.5 * 0.5 is not 0
+
+
+def test_weights_rest_inverse_to_the_first_norms_where_nothing_but_the_weighted_gradients_moves_the_policy():
     """A policy that has always converged: the gradients balance under the weights of the moment."""
     weighting = started(3.0, 1.0, learning_rate=0.2)
     for _ in range(2000):

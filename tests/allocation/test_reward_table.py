@@ -1,12 +1,14 @@
 """The table holds what decoding gives, survives a cut, and refuses what does not belong to it."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 from datasets import load_dataset
 from torch import nn
 
+from adatok_hf.allocation import reward_table
 from adatok_hf.allocation.reward_table import RewardTable
 
 
@@ -68,6 +70,38 @@ def test_cut_off_table_goes_on_where_it_stopped(build, tmp_path):
     assert (folder / "part-00000-of-00003.parquet").stat().st_mtime_ns == first
     torch.testing.assert_close(RewardTable.load(folder).mse, RewardTable.load(build("whole")).mse)
     assert not list(folder.glob(".adatok-*"))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_table_of_other_images_is_refused(build, sample_images, cut):
+    folder = build()
+    if cut:
+        (folder / "part-00002-of-00003.parquet").unlink()
+    others = sample_images * 3
+    others[5] = sample_images[2]
+    with pytest.raises(ValueError, match="other images: image 5"):
+        build(images=others)
+
+
+def test_no_part_is_lost_when_one_process_is_done_before_another_begins(build, monkeypatch):
+    class Process:
+        process_index, num_processes = 0, 2
+
+        def main_process_first(self):
+            return nullcontext()
+
+        def wait_for_everyone(self):
+            pass
+
+    monkeypatch.setattr(reward_table, "PartialState", Process)
+    build()
+    monkeypatch.setattr(Process, "process_index", 1)
+    RewardTable.load(build())
+
+
+def test_table_of_a_bfloat16_model(build, tiny_model):
+    table = RewardTable.load(build(model=tiny_model.bfloat16()))
+    assert len(table) == 10 and table.features.dtype == torch.float32
 
 
 def test_other_budgets_than_the_candidates(build):

@@ -1,5 +1,7 @@
 """The `adatok` command: what it writes, what it prints, and how it refuses bad input."""
 
+import dataclasses
+import importlib
 import json
 import math
 import subprocess
@@ -297,6 +299,14 @@ def test_a_bad_budget_of_decode_is_one_sentence(adatok, pictures, tmp_path, budg
     assert code == 2 and is_one_sentence(stderr) and repr(budget) in stderr
 
 
+@pytest.mark.parametrize("bias", ["1", "nan"])
+@pytest.mark.parametrize("command", ["reconstruct", "encode"])
+def test_a_cost_bias_beside_forced_budgets_is_one_sentence(adatok, pictures, tmp_path, command, bias):
+    out = tmp_path / "out.safetensors"
+    code, _, stderr = adatok(command, pictures, "--budgets", "8", "--cost-bias", bias, "--out", out)
+    assert code == 2 and is_one_sentence(stderr) and "--cost-bias" in stderr and not out.exists()
+
+
 def test_a_bad_cost_bias_is_one_sentence(adatok, pictures, tmp_path):
     code, _, stderr = adatok("encode", pictures, "--out", tmp_path / "codes.safetensors", "--cost-bias", "nan")
     assert code == 2 and is_one_sentence(stderr)
@@ -371,6 +381,36 @@ def test_train_passes_further_arguments_through_untouched(monkeypatch):
         main(["train", "tokenizer", "--recipe", "tiny-64", *extra, "--data", "pictures"])
     assert exit_info.value.code == 0
     assert received == ["tiny-64", ["--train_data", "pictures", *extra]]
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "policy"])
+def test_help_of_a_training_lists_every_argument_with_help_and_default(stage, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "10000")
+    with pytest.raises(SystemExit) as exit_info:
+        main(["train", stage, "--help"])
+    assert exit_info.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    arguments = importlib.import_module(f"adatok_hf.training.{stage}_arguments")
+    fields = [field for kind in arguments.ARGUMENT_CLASSES for field in dataclasses.fields(kind)]
+    assert len(fields) > 120
+    places = {}
+    for field in fields:
+        flag = f"  --{field.name.replace('_', '-')} "
+        (places[field.name],) = [place for place, line in enumerate(lines) if line.startswith(flag)]
+        line = lines[places[field.name]]
+        line += "" if line.endswith(")") else lines[places[field.name] + 1]  # help below a long name
+        assert line.endswith(")") and "(default: " in line and len(line.removeprefix(flag).split()) > 4, line
+    assert "(default: 5e-05)" in lines[places["learning_rate"]] and " NUMBER " in lines[places["learning_rate"]]
+    assert places["init_from"] < places["weights_dir"] < places["learning_rate"]
+
+
+def test_the_shell_completes_commands(monkeypatch, capsys):
+    monkeypatch.setenv("_ADATOK_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "adatok tra")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    with pytest.raises(SystemExit) as exit_info:
+        main([])
+    assert exit_info.value.code == 0 and capsys.readouterr().out.split() == ["train"]
 
 
 def test_push_of_a_missing_checkpoint_is_one_sentence(tmp_path, capsys, monkeypatch):

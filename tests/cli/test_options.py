@@ -12,7 +12,7 @@ def test_numbers_that_are_none_are_a_value_error(text, one_sentence):
 
 
 def test_numbers_keep_their_order():
-    assert parse_numbers("8, 1,32,8", "--sweep") == [8, 1, 32]
+    assert parse_numbers("8, 1,32,8", "--sweep") == [8, 1, 32, 8]
 
 
 def test_names_count_once():

@@ -25,12 +25,14 @@ TWO_STAGE = [name for name in WEIGHTS if "vq8k" not in name]
 ONE_HEAD = [16]  # it is the heads that take time
 FILES = {
     "README.md",
+    "blocks.py",
     "config.json",
     "configuration_adatok.py",
     "image_processing_adatok.py",
     "metrics.json",
     "model.safetensors",
     "modeling_adatok.py",
+    "pixel_decoder.py",
     "preprocessor_config.json",
 }
 WIDE_RANGE = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])

@@ -145,7 +145,8 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_numbers(adatok, tmp_p
     finished = sorted(path.parent.name for path in (tmp_path / "out").rglob("images.safetensors"))
     assert finished == ["part-00000-of-00003"] and not (tmp_path / "out" / "results.json").exists()
     assert adatok()[0] == 0
-    assert len(batches) == 4 + 3  # the first part is not measured again
+    # The first part is not measured again; the picture of the worst and the best images takes two batches more.
+    assert len(batches) == 4 + 3 + 2
     assert read(tmp_path)["rows"] == read(tmp_path, "whole")["rows"]
 
 
@@ -183,6 +184,15 @@ def test_another_policy_or_other_images_in_the_same_folder_are_refused(adatok, t
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps(config | {"cost_bias": 0.5}))
     assert "another policy" in error_of(adatok(**options))
+
+
+def test_a_cost_bias_moves_the_policy_and_only_the_policy(adatok, tmp_path):
+    for bias, chosen in ((-1000.0, 16), (1000.0, 4)):
+        out = tmp_path / f"bias{bias}"
+        assert adatok(metrics="psnr", budgets="auto,8", cost_bias=bias, out=out)[0] == 0
+        rows = {row["budget"]: row for row in json.loads((out / "results.json").read_text())["rows"]}
+        assert rows["auto"]["mean_budget"] == chosen and rows[8]["mean_budget"] == 8
+    assert "--cost-bias" in error_of(adatok(metrics="psnr", budgets="8", cost_bias=1.0))
 
 
 def test_a_damaged_part_is_named(adatok, tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 
 from adatok_hf import AdaTokConfig
+from adatok_hf.checkpoint import architecture
 
 
 TINY = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_attention_heads": 2, "num_latent_tokens": 16}
@@ -77,3 +78,50 @@ def test_an_impossible_architecture_is_a_value_error(change, sentence):
 def test_a_size_below_one_is_a_value_error_that_names_it(name, value):
     with pytest.raises(ValueError, match=f"{name}.*{value}"):
         AdaTokConfig(**{**TINY, "budgets": [4, 8, 16], name: value})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "decoder_hidden_size",
+        "decoder_num_hidden_layers",
+        "decoder_num_attention_heads",
+        "decoder_intermediate_size",
+    ],
+)
+@pytest.mark.parametrize("value", [0, -4])
+def test_an_optional_size_below_one_is_a_value_error_that_names_it(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, or None; got {value}"):
+        AdaTokConfig(**{**TINY, "budgets": [4, 8, 16], name: value})
+
+
+class WiderConfig(AdaTokConfig):
+    model_type = "wider_adatok"
+
+    margin: int = 0
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "lora_rank", "decoder_num_hidden_layers"])
+def test_a_subclass_checks_the_sizes_it_inherits(name):
+    assert WiderConfig(**TINY, budgets=[16]).margin == 0
+    with pytest.raises(ValueError, match=f"{name} must be at least 1"):
+        WiderConfig(**{**TINY, "budgets": [16], name: -4})
+
+
+def test_the_fingerprint_of_a_subclass_counts_inherited_and_own_fields():
+    facts = architecture(WiderConfig(**TINY, budgets=[16], margin=2))
+    assert facts == {**architecture(AdaTokConfig(**TINY, budgets=[16])), "margin": 2}
+    assert facts["hidden_size"] == 32
+
+
+def test_what_holds_for_the_attention_of_a_model_holds_for_its_pixel_decoder():
+    config = AdaTokConfig(pixel_decoder_config={"hidden_sizes": [64, 32]})
+    config._attn_implementation = "eager"
+    assert config.pixel_decoder_config._attn_implementation == "eager"
+
+
+def test_the_pixel_decoder_is_read_from_the_file_of_the_whole(tmp_path):
+    config = AdaTokConfig(pixel_decoder_config={"hidden_sizes": [64, 32]})
+    config.save_pretrained(tmp_path)
+    kind = AdaTokConfig.sub_configs["pixel_decoder_config"]
+    assert kind.from_pretrained(tmp_path).hidden_sizes == [64, 32]

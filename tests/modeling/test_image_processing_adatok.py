@@ -253,9 +253,26 @@ def test_a_truncated_picture_is_refused(processor, pixels, tmp_path):
 
 
 def test_rescaling_cannot_be_switched_off_alone(processor, pixels):
-    for arguments in ({"do_rescale": False}, {"do_convert_rgb": False}):
-        with pytest.raises(ValueError, match="must stay True"):
-            processor(pixels, **arguments)
+    with pytest.raises(ValueError, match="must stay True.*do_rescale=False"):
+        processor(pixels, do_rescale=False)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("L", 1), ("RGB", 3), ("P", 3), ("CMYK", 3), ("RGBA", 4)])
+def test_without_conversion_to_rgb_the_channels_stay(processor, pixels, mode, channels):
+    picture = Image.fromarray(pixels).convert(mode)
+    kept = picture if mode in ("L", "RGB", "RGBA") else picture.convert("L" if channels == 1 else "RGB")
+    array = np.asarray(kept).reshape(32, 32, channels)
+    ranges = {"image_mean": [0.5] * channels, "image_std": [0.5] * channels}
+    for image in (picture, array, torch.from_numpy(array.transpose(2, 0, 1).copy())):
+        values = processor(image, do_convert_rgb=False, return_tensors="pt", **ranges).pixel_values
+        assert values.shape == (1, channels, 32, 32)
+        assert (((values[0] + 1) * 127.5).round().permute(1, 2, 0).numpy() == array).all()
+
+
+def test_without_conversion_to_rgb_an_image_needs_a_mean_for_each_channel(processor, pixels):
+    for image in (pixels[..., :1], np.dstack([pixels, pixels[..., :1]])):
+        with pytest.raises(ValueError, match="image_mean.*got 3 values for [14] channels"):
+            processor(image, do_convert_rgb=False)
 
 
 def test_post_process_inverts_the_processor_exactly(processor, pixels):

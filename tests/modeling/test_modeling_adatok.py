@@ -9,7 +9,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from adatok_hf import AdaTokModel
-from adatok_hf.modeling.modeling_adatok import multi_head_linear
+from adatok_hf.modeling.blocks import multi_head_linear
 
 
 MIXED = [4, 16, 8, 5, 1, 12]
@@ -252,6 +252,13 @@ def test_a_cost_bias_that_is_not_finite_is_a_value_error(tiny_model, pixel_value
         tiny_model.encode(pixel_values, cost_bias=cost_bias)
     with pytest.raises(ValueError, match="cost_bias"):
         tiny_model.budget_distribution(torch.zeros(1, 3), cost_bias)
+
+
+@pytest.mark.parametrize("cost_bias", [1.0, float("nan")])
+def test_a_cost_bias_beside_budgets_is_a_value_error(tiny_model, pixel_values, cost_bias):
+    for verb in (tiny_model.encode, tiny_model):
+        with pytest.raises(ValueError, match=f"cost_bias.*{cost_bias}"):
+            verb(pixel_values, budgets=4, cost_bias=cost_bias)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,21 @@
 """What the model promises beyond its values: saving, precision, initialisation, gradients, attention, compilation."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, Trainer, TrainingArguments, default_data_collator
 
-from adatok_hf import AdaTokModel
+import adatok_hf
+from adatok_hf import AdaTokModel, default_checkpoint
 
 
 MIXED = [4, 16, 8, 5, 1, 12]
+SAMPLES = Path(adatok_hf.__file__).parent / "samples"
 
 
 @pytest.fixture
@@ -109,6 +114,25 @@ def test_a_bfloat16_model_stays_bfloat16_and_near_float32(tiny_model, pixel_valu
     assert encoded.image_codes.dtype == torch.long and encoded.code_mask.sum(dim=1).tolist() == MIXED
 
 
+@pytest.mark.parametrize("way", ["loaded", "converted"])
+@torch.no_grad()
+def test_bfloat16_changes_few_codes_of_the_shipped_checkpoint(way):
+    folder = default_checkpoint()
+    pictures = [Image.open(path) for path in sorted(SAMPLES.glob("[0-9]*"))]
+    pixel_values = AutoImageProcessor.from_pretrained(folder)(pictures, return_tensors="pt").pixel_values
+    model = AdaTokModel.from_pretrained(folder)
+    full = model.config.num_latent_tokens
+    codes = model.encode(pixel_values, budgets=full).image_codes
+    if way == "loaded":
+        model = AdaTokModel.from_pretrained(folder, dtype=torch.bfloat16)
+    else:
+        model = model.to(torch.bfloat16)
+    changed = model.encode(pixel_values, budgets=full).image_codes != codes
+    assert 0 < changed.double().mean() <= 0.03
+    assert model.dtype == model.policy.fc2.weight.dtype == torch.bfloat16
+    assert {tensor.dtype for tensor in model.quantizer.state_dict().values()} == {torch.float32, torch.long}
+
+
 @torch.no_grad()
 def test_eager_attention_equals_sdpa(tiny_model, pixel_values):
     assert tiny_model.config._attn_implementation == "sdpa"
@@ -136,10 +160,27 @@ def test_the_straight_through_value_is_the_lookup_bit_for_bit(tiny_model, traini
 def test_batch_statistics_move_only_in_training(tiny_model, pixel_values):
     norm = tiny_model.quantizer.latent_norm
     before = norm.running_mean.clone()
-    tiny_model(pixel_values)
+    tiny_model(pixel_values, return_loss=True)
     assert torch.equal(norm.running_mean, before)
-    tiny_model.train()(pixel_values)
+    tiny_model.train()(pixel_values, return_loss=True)
     assert not torch.equal(norm.running_mean, before)
+
+
+@torch.no_grad()
+def test_encode_and_decode_use_running_statistics_in_training_mode_too(tiny_model, pixel_values):
+    expected = tiny_model.encode(pixel_values, MIXED)
+    pixels = tiny_model.decode(expected.image_codes).pixel_values
+    statistics = {name: value.clone() for name, value in tiny_model.quantizer.latent_norm.named_buffers()}
+    tiny_model.train()
+    encoded = tiny_model.encode(pixel_values, MIXED)
+    assert all(torch.equal(encoded[name], value) for name, value in expected.items())
+    assert torch.equal(tiny_model.decode(encoded.image_codes).pixel_values, pixels)
+    assert torch.equal(tiny_model(pixel_values, MIXED).image_codes, expected.image_codes)
+    alone = tiny_model.encode(pixel_values[:1], budgets=4)
+    assert torch.equal(alone.image_codes, expected.image_codes[:1])
+    assert all(
+        torch.equal(value, statistics[name]) for name, value in tiny_model.quantizer.latent_norm.named_buffers()
+    )
 
 
 def test_loss_is_returned_only_when_asked_for(tiny_model, pixel_values):
@@ -207,3 +248,84 @@ def test_compiled_mixed_budget_decode_equals_eager_and_never_recompiles(tiny_mod
     for budgets in ten_assignments():
         eager = tiny_model.decode(codes, budgets, group_by_budget=False).pixel_values
         torch.testing.assert_close(decode(codes, budgets).pixel_values, eager, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("budgets", [999, 17, 0, -1, [4, 8, 16, 17, 4, 4]])
+@torch.no_grad()
+def test_compiled_verbs_refuse_integers_out_of_range(tiny_model, pixel_values, budgets):
+    codes = tiny_model.encode(pixel_values, budgets=16).image_codes
+    torch.compiler.reset()
+    for verb, first in ((tiny_model.encode, pixel_values), (tiny_model.decode, codes)):
+        with pytest.raises(ValueError, match="Every budget must lie between 1 and 16"):
+            torch.compile(verb, backend="aot_eager")(first, budgets=budgets)
+    torch.compiler.reset()
+
+
+@torch.no_grad()
+def test_hidden_states_and_attentions_are_those_of_the_encoder(tiny_model, pixel_values):
+    tokens = 1 + 16 + 16  # class token, patches, latent tokens
+    by_sdpa = tiny_model(pixel_values, budgets=MIXED, output_hidden_states=True)
+    assert [tuple(states.shape) for states in by_sdpa.hidden_states] == [(6, tokens, 32)] * 3
+    assert by_sdpa.attentions is None
+    tiny_model.set_attn_implementation("eager")
+    output = tiny_model(pixel_values, budgets=MIXED, output_attentions=True)
+    assert [tuple(weights.shape) for weights in output.attentions] == [(6, 2, tokens, tokens)] * 2
+    torch.testing.assert_close(output.attentions[0].sum(dim=-1), torch.ones(6, 2, tokens))
+    last = tiny_model.encoder.layernorm_post(by_sdpa.hidden_states[-1])[:, -16:]
+    torch.testing.assert_close(
+        tiny_model.encoder.latent_projection(last), tiny_model.encoder(pixel_values)[0], atol=1e-5, rtol=1e-4
+    )
+
+
+@torch.no_grad()
+def test_keywords_reach_every_attention(tiny_model, pixel_values):
+    seen = []
+    for module in (*tiny_model.encoder.layers, *tiny_model.decoder.layers):
+        module.attention.register_forward_pre_hook(
+            lambda *args: seen.append(args[2].get("max_length_q")), with_kwargs=True
+        )
+    codes = tiny_model.encode(pixel_values, budgets=16, max_length_q=1).image_codes
+    assert seen == [1, 1]
+    for group_by_budget in (True, False):
+        seen.clear()
+        tiny_model.decode(codes, budgets=16, group_by_budget=group_by_budget, max_length_q=2)
+        assert seen == [2, 2]
+    seen.clear()
+    tiny_model(pixel_values, budgets=16, max_length_q=3)
+    assert seen == [3] * 4
+
+
+@torch.no_grad()
+def test_a_misspelt_keyword_is_a_type_error(tiny_model, pixel_values):
+    codes = tiny_model.encode(pixel_values, budgets=16).image_codes
+    for verb, first in ((tiny_model.encode, pixel_values), (tiny_model, pixel_values), (tiny_model.decode, codes)):
+        with pytest.raises(TypeError, match="no keyword 'budget'"):
+            verb(first, budget=4)
+
+
+@torch.no_grad()
+def test_policy_features_are_what_the_policy_scores_and_come_only_when_asked_for(tiny_model, pixel_values):
+    assert tiny_model.encode(pixel_values, budgets=16).policy_features is None
+    encoded = tiny_model.encode(pixel_values, budgets=16, return_policy_features=True)
+    assert encoded.policy_features.shape == (6, 64)
+    assert torch.equal(tiny_model.policy(encoded.policy_features), encoded.budget_logits)
+
+
+def test_there_are_no_input_embeddings_to_exchange(tiny_model):
+    assert tiny_model.get_input_embeddings() is None and tiny_model.get_output_embeddings() is None
+
+
+def test_a_plain_trainer_trains_on_batches_that_ask_for_the_loss(tiny_model, pixel_values, tmp_path):
+    before = tiny_model.encoder.latent_tokens.clone()
+    arguments = TrainingArguments(
+        tmp_path, max_steps=2, per_device_train_batch_size=2, gradient_accumulation_steps=2, report_to="none"
+    )
+    trainer = Trainer(
+        tiny_model,
+        arguments,
+        train_dataset=[{"pixel_values": image} for image in pixel_values],
+        data_collator=lambda rows: default_data_collator(rows) | {"return_loss": True},
+    )
+    assert not trainer.model_accepts_loss_kwargs  # or the losses of accumulated batches would be summed
+    trainer.train()
+    assert not torch.equal(tiny_model.encoder.latent_tokens, before)

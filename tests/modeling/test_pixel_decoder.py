@@ -233,7 +233,7 @@ def test_without_batch_norm_there_are_no_statistics_and_training_gives_the_same_
     assert any("latent_norm" in name for name in normed.state_dict())
     for subject, is_same in ((model, True), (normed, False)):
         evaluated = subject.eval().encode(pixel_values, budgets=16).image_codes
-        trained = subject.train().encode(pixel_values, budgets=16).image_codes
+        trained = subject.train()(pixel_values, budgets=16, return_loss=True).image_codes
         assert torch.equal(evaluated, trained) == is_same
 
 

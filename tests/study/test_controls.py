@@ -27,6 +27,17 @@ def test_uniform_is_one_budget_or_its_two_neighbours():
     assert controls.uniform(BUDGETS, 6.5).nonzero().flatten().tolist() == [2, 3]
 
 
+def test_a_single_candidate_is_what_every_control_chooses():
+    budgets, scores = torch.tensor([16]), torch.tensor([[0.3], [0.1]])
+    for weights in (
+        controls.uniform(budgets, 16),
+        controls.time_sharing(budgets, torch.tensor([0.5]), 16),
+        controls.random(budgets, 16),
+    ):
+        assert weights.tolist() == [1.0]
+    assert controls.choose(scores, budgets, 16).tolist() == [0, 0]
+
+
 def test_random_has_the_largest_entropy_of_its_mean():
     weights = controls.random(CANDIDATES, 7)
     best = torch.special.entr(weights).sum()

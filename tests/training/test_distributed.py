@@ -23,8 +23,8 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, write_pictures) -> tuple[Path, str]:
-    """Folder and printed lines of three steps in two processes."""
+def run(tmp_path_factory, write_pictures) -> tuple[Path, str, str]:
+    """Folder, printed lines and warnings of three steps in two processes."""
     folder = tmp_path_factory.mktemp("distributed")
     values = {
         **RECIPE,
@@ -48,7 +48,7 @@ def run(tmp_path_factory, write_pictures) -> tuple[Path, str]:
         timeout=300,
     )
     assert process.returncode == 0, process.stderr[-4000:]
-    return folder, process.stdout
+    return folder, process.stdout, process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +93,17 @@ def test_exported_weights_are_the_average_of_both_processes(run, ranks):
     assert differing(exported, ranks[1]["average"]) == []
 
 
+def test_no_search_for_unused_weights_slows_the_steps(run):
+    assert "find_unused_parameters" not in run[2]
+
+
 def test_steps_and_metrics_are_printed_once(run):
     assert run[1].count("{'loss'") == 3
     assert run[1].count('"eval_psnr_16"') == 1
 
 
 def test_metrics_are_those_of_one_process(run, capsys):
-    folder, printed = run
+    folder, printed, _ = run
     overrides = ["--do_train", "false", "--init_from", str(folder / "out"), "--output_dir", str(folder / "evaluation")]
     tokenizer.train_recipe(str(folder / "recipe.yaml"), overrides)
     alone = json.loads(capsys.readouterr().out.splitlines()[-1])

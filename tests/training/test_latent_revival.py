@@ -12,7 +12,8 @@ def make_still_trainer(make_trainer, tiny_config, pictures):
 
     def make(**arguments):
         tiny_config.codebook_size = 512
-        trainer = make_trainer(config=tiny_config, images=pictures[:4], learning_rate=0.0, revive_steps=2, **arguments)
+        defaults = {"config": tiny_config, "images": pictures[:4], "learning_rate": 0.0, "revive_steps": 2}
+        trainer = make_trainer(**defaults | arguments)
         outputs = []
         trainer.model.register_forward_hook(lambda module, args, output: outputs.append(output))
         return trainer, outputs
@@ -70,7 +71,18 @@ def test_codebook_use_is_logged(make_still_trainer):
         len(torch.cat([output.image_codes[output.code_mask] for output in pair]).unique()) / 512
         for pair in (outputs[:2], outputs[2:])
     ]
-    assert uses == pytest.approx([0.0, expected[0], expected[0], expected[1]])
+    assert uses == pytest.approx([expected[0], expected[0], expected[1]])  # unknown in the first step
+
+
+def test_codebook_use_is_logged_without_revival(make_still_trainer):
+    trainer, outputs = make_still_trainer(max_steps=4, revive_steps=0, logging_steps=2)
+    trainer.train()
+    uses = [entry["codebook_use"] for entry in trainer.state.log_history if "codebook_use" in entry]
+    expected = [
+        len(torch.cat([output.image_codes[output.code_mask] for output in pair]).unique()) / 512
+        for pair in (outputs[:2], outputs[2:])
+    ]
+    assert uses == pytest.approx(expected)
 
 
 def test_zero_revive_steps_revive_nothing(make_trainer, tiny_config):

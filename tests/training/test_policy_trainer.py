@@ -110,6 +110,19 @@ def test_first_step_has_the_gradient_norms_of_the_whole_batch(make_table, tiny_c
     assert trainer.state.log_history[0]["grad_norm_fidelity"] == pytest.approx(norm, rel=1e-4)
 
 
+def test_weights_move_once_per_optimizer_step_by_all_its_micro_batches(make_table, tiny_config, arguments):
+    def train(**overrides):
+        args = arguments(max_steps=4, weighting_learning_rate=0.5, fidelity_weight=0.3, **overrides)
+        trainer = AdaTokPolicyTrainer(new_policy(tiny_config), args, train_dataset=make_table(256))
+        trainer.train()
+        return trainer.weighting
+
+    whole = train(per_device_train_batch_size=64)
+    parts = train(per_device_train_batch_size=16, gradient_accumulation_steps=4)
+    torch.testing.assert_close(parts.start_norms, whole.start_norms, rtol=1e-3, atol=0)
+    torch.testing.assert_close(parts.weights, whole.weights, rtol=1e-4, atol=0)
+
+
 def test_advantages_of_both_objectives_have_unit_deviation_over_the_dataset(make_table, tiny_config, arguments):
     table = make_table()
     trainer = AdaTokPolicyTrainer(new_policy(tiny_config), arguments(), train_dataset=table)
@@ -119,14 +132,14 @@ def test_advantages_of_both_objectives_have_unit_deviation_over_the_dataset(make
     assert (objectives[:, 1].diff(dim=-1) < 0).all()  # more codes, less efficient
 
 
-def test_old_policy_is_refreshed_every_num_iterations_steps(make_table, tiny_config, arguments):
+def test_old_policy_is_refreshed_every_old_policy_steps(make_table, tiny_config, arguments):
     def clip_ratios(**overrides):
         args = arguments(max_steps=8, logging_steps=1, epsilon=1e-4, **overrides)
         trained = train_policy(make_table(), tiny_config, args)
         return [entry["clip_ratio"] for entry in trained.history if "loss" in entry]
 
-    assert clip_ratios(num_iterations=1) == [0] * 8  # the ratio is 1
-    ratios = clip_ratios(num_iterations=4)
+    assert clip_ratios(old_policy_steps=1) == [0] * 8  # the ratio is 1
+    ratios = clip_ratios(old_policy_steps=4)
     assert ratios[0] == ratios[4] == 0 and min(ratios[1:4] + ratios[5:]) > 0
 
 
@@ -164,7 +177,7 @@ def test_evaluation_measures_the_choice_without_bias(make_table, tiny_config, ar
 @pytest.mark.parametrize("weighting", ["gradient", "hypervolume"])
 def test_cut_off_run_goes_on_exactly(make_table, tiny_config, arguments, tmp_path, weighting):
     options = {"weighting": weighting, "save_strategy": "steps", "eval_strategy": "steps", "eval_steps": 3}
-    options |= {"num_iterations": 4, "max_steps": 12, "save_steps": 6}
+    options |= {"old_policy_steps": 4, "max_steps": 12, "save_steps": 6}
     table = make_table()
     whole = train_policy(table, tiny_config, arguments(**options))
     again = train_policy(
@@ -227,7 +240,7 @@ def test_table_with_other_features(make_table, tiny_config, arguments):
         ({"scale_rewards": "batch"}, "dataset, group, none; got 'batch'"),
         ({"weighting": "best"}, "got 'best'"),
         ({"fidelity_weight": 1.0}, "between 0 and 1; got 1.0"),
-        ({"num_iterations": 0}, "at least 1; got 0"),
+        ({"old_policy_steps": 0}, "at least 1; got 0"),
         ({"weighting": "target_mean"}, "target_mean_budget"),
         ({"target_mean_budget": 8.0}, "target_mean_budget"),
     ],
@@ -235,6 +248,11 @@ def test_table_with_other_features(make_table, tiny_config, arguments):
 def test_impossible_arguments(arguments, overrides, reason):
     with pytest.raises(ValueError, match=reason):
         arguments(**overrides)
+
+
+def test_a_word_of_trl_for_something_else_is_no_argument(arguments):
+    with pytest.raises(TypeError, match="num_iterations"):
+        arguments(num_iterations=2)
 
 
 def test_hypervolume_without_evaluation_images(make_table, tiny_config, arguments):

@@ -1,13 +1,17 @@
 """Recipes: the shipped ones and what is said of those that do not fit."""
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, fields
+from inspect import get_annotations
 
 import pytest
 
-from adatok_hf import AdaTokConfig
+from adatok_hf import AdaTokConfig, AdaTokModel
+from adatok_hf.checkpoint import save_checkpoint
 from adatok_hf.training.policy_arguments import PolicyDataArguments, PolicyTrainingArguments
 from adatok_hf.training.recipe import RECIPES_DIR, find_recipe, parse_recipe
 from adatok_hf.training.tokenizer_arguments import DataArguments, ModelArguments, ReconstructionTrainingArguments
+from adatok_hf.training.train_tokenizer import build_model
 
 
 CLASSES = [ModelArguments, DataArguments, ReconstructionTrainingArguments]
@@ -82,9 +86,56 @@ def test_overrides_win(parse):
     assert arguments.max_steps == 7 and model.budgets == [2, 16] and arguments.bf16
 
 
-def test_null_means_unset(parse):
-    _, data, arguments = parse(MINIMAL + "eval_data: null\nfreeze_latent_norm_step: null\n")
-    assert data.eval_data is None and arguments.freeze_latent_norm_step is None
+@pytest.mark.parametrize("word", ["null", "none"])
+def test_none_unsets_in_a_recipe_and_on_the_command_line(parse, word):
+    text = "eval_data: some folder\nfreeze_latent_norm_step: 5\ntrain_only: heads\nbudgets: [4, 16]\ntf32: true\n"
+    names = ("eval_data", "freeze_latent_norm_step", "train_only", "budgets", "tf32")
+    lines = "".join(f"{name}: {word}\n" for name in names)
+    for parsed in (parse(MINIMAL + lines), parse(MINIMAL + text, *(f"--{name}={word}" for name in names))):
+        model, data, arguments = parsed
+        assert data.eval_data is model.budgets is arguments.freeze_latent_norm_step is arguments.train_only is None
+        assert arguments.tf32 is None
+
+
+def test_none_stays_a_name_where_it_is_one(parse):
+    assert parse(MINIMAL)[2].report_to == [] and parse(MINIMAL, "--train_data", "none")[1].train_data == "none"
+
+
+def test_empty_list_in_a_recipe_and_on_the_command_line(parse):
+    for text, overrides in (("[]", []), ("[5, 10]", ["--revive-latents-steps", "[]"])):
+        _, _, arguments = parse(MINIMAL + f"revive_latents_steps: {text}\n", *overrides)
+        assert arguments.revive_latents_steps == []
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("max_steps: null\n", "max_steps"), ("max_steps: []\n", "max_steps"), ("train_data: null\n", "train_data")],
+)
+def test_what_cannot_be_unset(parse, one_sentence, text, named):
+    with one_sentence(named):
+        parse(MINIMAL + text)
+
+
+def test_every_field_of_the_architecture_is_a_key(parse):
+    left_out = {"is_policy_trained", "cost_bias"}
+    names = {field.name for field in fields(ModelArguments)} - {"init_from", "attn_implementation"}
+    assert names == set(get_annotations(AdaTokConfig)) - left_out
+    model, _, _ = parse(MINIMAL + "hidden_act: relu\nlatent_batch_norm: false\nlayer_norm_eps: 1e-6\n")
+    assert (model.hidden_act, model.latent_batch_norm, model.layer_norm_eps) == ("relu", False, 1e-6)
+
+
+@pytest.mark.parametrize("width", [16, 32])
+def test_a_checkpoint_is_held_against_the_pixel_decoder_of_the_recipe(tiny_model, processor, tmp_path, width):
+    decoder = {"hidden_sizes": [16, 16], "norm_num_groups": 4, "codebook_size": None}
+    config = AdaTokConfig(**tiny_model.config.to_dict() | {"pixel_decoder_config": decoder})
+    save_checkpoint(tmp_path / "start", AdaTokModel(config), processor)
+    said = json.dumps(decoder | {"hidden_sizes": [width, 16]})
+    arguments = ModelArguments(init_from=str(tmp_path / "start"), budgets=[4, 8, 16], pixel_decoder_config=said)
+    if width == 16:
+        assert build_model(arguments)[0].config.pixel_decoder_config.hidden_sizes == [16, 16]
+    else:
+        with pytest.raises(ValueError, match=r"hidden_sizes=\[16, 16\], but the recipe says \[32, 16\]"):
+            build_model(arguments)
 
 
 @pytest.mark.parametrize(

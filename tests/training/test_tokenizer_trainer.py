@@ -7,11 +7,14 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from adatok_hf import AdaTokModel
 from adatok_hf.data import ImageCollator
+from adatok_hf.metrics.images import to_images, to_pixel_values
+from adatok_hf.metrics.pairs import psnr
 from adatok_hf.model_card import model_card, read_license
-from adatok_hf.modeling.modeling_adatok import AdaTokLayer
+from adatok_hf.modeling.blocks import AdaTokLayer
 from adatok_hf.training import tokenizer_trainer
 
 
@@ -151,10 +154,41 @@ def test_metrics_are_those_of_the_averaged_weights(make_trainer, pictures, proce
     with torch.no_grad():
         codes = model.encode(pixel_values, budgets=16).image_codes
         pixels = model.decode(codes, budgets=8).pixel_values.clamp(-1, 1)
+        pixels = ((pixels + 1) * 127.5).round() / 127.5 - 1
     errors = ((pixels - pixel_values) / 2).square().mean(dim=(1, 2, 3))  # the signal's range becomes 1
     assert metrics["test_psnr_8"] == pytest.approx((-10 * errors.log10()).mean().item(), abs=1e-3)
     assert metrics["test_codebook_use"] == pytest.approx(len(codes.unique()) / 64)
     assert not any("lpips" in name for name in metrics)
+
+
+def test_metrics_are_those_of_8_bit_pictures(make_trainer, pictures, processor, weights_dir):
+    trainer = make_trainer(perceptual_weight=1.0, weights_dir=str(weights_dir))
+    metrics = trainer.evaluate()
+    model = trainer.ema.module.eval()
+    pixel_values = processor(pictures[:6], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        pixels = model(pixel_values, budgets=8).pixel_values
+        pairs = [to_images(processor.post_process(values)) for values in (pixel_values, pixels)]
+        assert metrics["eval_psnr_8"] == pytest.approx(psnr(*pairs).mean().item(), abs=1e-5)
+        distances = trainer.eval_lpips(to_pixel_values(pairs[1]), to_pixel_values(pairs[0]))
+    assert metrics["eval_lpips_8"] == pytest.approx(distances.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("train_only", [None, "heads", "decoder"])
+def test_every_trained_weight_gets_a_gradient_at_every_step(make_trainer, pictures, train_only):
+    trainer = make_trainer(
+        images=pictures[:2], per_device_train_batch_size=2, adversarial_weight=0.1, train_only=train_only, max_steps=2
+    )
+    without = []
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            names = [n for n, p in trainer.model.named_parameters() if p.requires_grad and p.grad is None]
+            without.append(names)
+
+    trainer.add_callback(Look())
+    trainer.train()
+    assert without == [[], []] and trainer.args.ddp_find_unused_parameters is False
 
 
 def test_grid_shows_originals_and_every_candidate_budget(make_trainer, pictures, processor):

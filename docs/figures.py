@@ -1,0 +1,289 @@
+"""
+Every figure of README and docs. `make figures` measures a trained tokenizer by the commands of the package, each of
+which goes on where it was cut off, and writes what they found between marks like `<!-- figures: zoo -->`.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from adatok_hf import AdaTokConfig
+from adatok_hf.files import read_json
+from adatok_hf.metrics.rate import bits_per_pixel
+from adatok_hf.tables import markdown_table
+
+
+ROOT = Path(__file__).parent.parent
+CHECKPOINTS = ROOT / "adatok_hf" / "checkpoints"
+STUDY = ROOT / "docs" / "study"
+BENCH = ROOT / "docs" / "bench.json"
+PAGES = ("README.md", "docs/evaluation.md")
+BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+GRID_SAMPLES = ("03", "07", "10", "11", "13")
+POLICY_SAMPLES = ("03", "05", "07", "09", "15")
+
+
+def difference(value: float, interval: Sequence[float], form: str = ".4f") -> str:
+    """A difference with its interval; what rounds to zero has no sign."""
+    value, low, high = (format(round(number, int(form[-2])) + 0.0, form) for number in (value, *interval))
+    return f"{value} [{low}, {high}]"
+
+
+def zoo() -> str:
+    """The embedded checkpoints, a line each."""
+    rows = []
+    for folder in sorted(CHECKPOINTS.iterdir()):
+        config, metrics = AdaTokConfig.from_pretrained(folder), read_json(folder / "metrics.json")
+        training, quality = metrics["training"], {row["budget"]: row for row in metrics["rows"]}
+        shown = [
+            quality[budget] for budget in (config.budgets[0], config.budgets[len(config.budgets) // 2 - 1], "auto")
+        ]
+        shown.insert(2, quality[config.num_latent_tokens])
+        rows.append(
+            [
+                f"`{folder.name}` (embedded)",
+                str(config.image_size),
+                f"{config.budgets[0]} to {config.budgets[-1]} of {(config.codebook_size - 1).bit_length()} bits",
+                f"{training['parameters'] / 1e6:.1f} M",
+                f"{training['images seen']:,} images",
+                "<br>".join(
+                    f"{row.get('mean_budget', row['budget']):.3g}{' chosen' if row['budget'] == 'auto' else ''}: "
+                    f"{row['psnr']:.2f} dB / {row['lpips']:.3f} / {row['rfid']:.0f}"
+                    for row in shown
+                ),
+            ]
+        )
+    header = ["checkpoint", "pixels", "codes", "parameters", "trained on", "codes: PSNR / LPIPS / rFID"]
+    return markdown_table(header, rows)
+
+
+def grid() -> str:
+    """What the picture at the top shows, in bytes."""
+    config = shipped_config()
+    size, codes = config.image_size, config.num_latent_tokens
+    code_bytes = codes * (config.codebook_size - 1).bit_length() // 8
+    return (
+        f"*Sample pictures through the checkpoint that ships with the package, at {size} x {size} pixels, "
+        f"{3 * size**2:,} bytes each uncompressed; {codes} codes are {code_bytes} bytes. Made by "
+        f"`{' '.join(grid_command(config))}`.*"
+    )
+
+
+def quality() -> str:
+    """The shipped checkpoint at every candidate budget and at the policy's."""
+    config, metrics = shipped_config(), read_json(shipped_folder() / "metrics.json")
+    rows = []
+    for row in metrics["rows"]:
+        is_chosen = row["budget"] == "auto"
+        rate = row.get("bits_per_pixel", None if is_chosen else bits_per_pixel(row["budget"], config))
+        rows.append(
+            [
+                f"the policy's, {row['mean_budget']:.2f} on average" if is_chosen else str(row["budget"]),
+                "" if rate is None else f"{rate:.4f}",
+            ]
+            + [f"{row['rfid']:.1f}", f"{row['kid']:.4f}", f"{row['lpips']:.4f}"]
+            + [f"{row['psnr']:.2f} dB", f"{row['ssim']:.4f}"]
+        )
+    return markdown_table(["budget", "bits per pixel", "rFID", "KID", "LPIPS", "PSNR", "SSIM"], rows)
+
+
+def policy() -> str:
+    """What choosing a budget per image is worth."""
+    study = read_json(STUDY / "study.json")
+    arms = {row["arm"]: row for row in study["rows"]}
+    share = next(
+        row for row in study["share_of_oracle"] if (row["arm"], row["oracle"]) == ("policy", "oracle (reward)")
+    )
+    against = {
+        "shuffled": "its own budgets shuffled across images",
+        "uniform": "one budget for all",
+        "time-sharing hull": "the best lottery over fixed budgets",
+        "regressor": "a supervised regressor of its size",
+        "oracle (reward)": "an oracle that sees the rewards",
+    }
+    rows = [[name, difference(arms[arm]["difference"], arms[arm]["ci"])] for arm, name in against.items()]
+    rows[-1][1] += f"; the policy gets {share['share']:.0%} of its gain"
+    uniform = difference(arms["uniform"]["psnr_difference"], arms["uniform"]["psnr_ci"], "+.3f")
+    groups = sorted(study["groups"], key=lambda group: group["mean_budget"])
+    kinds = ", ".join(f"{group['group'].replace('_', ' ')} {group['mean_budget']:.1f}" for group in groups)
+    table = markdown_table([f"the policy's LPIPS of {arms['policy']['lpips']:.3f} against", "better by"], rows)
+    correlation = study["correlations"]["policy, webp_bytes"]
+    return (
+        f"On {study['n']:,} held-out images, at the mean of {study['mean_budget']:.1f} codes that the policy chooses "
+        "by itself; the whole [study](docs/study/study.md) is one command. The intervals of 95 % are over the images: "
+        f"the {study['seeds']} seeds are averaged first, and the bias that brings every arm to this mean is set "
+        f"before the bootstrap, so neither is in them.\n\n{table}\n\nIn PSNR one budget for all differs from the "
+        f"policy by {uniform} dB. Mean budgets by kind: {kinds}. Their rank correlation with the "
+        f"size of the WebP file is {correlation:.2f}. {weighting(study)} {heads()}"
+    )
+
+
+def weighting(study: dict) -> str:
+    """Where Dynamic Pareto Weighting ends."""
+    arms = {arm["arm"]: arm for arm in study["ablations"]["weighting"]}
+    starts = {"gradient from 0.25": "0.25", "gradient": "0.5", "gradient from 0.75": "0.75"}
+    ends = ", ".join(f"{arms[arm]['weight_fidelity']:.2f} from {start}" for arm, start in starts.items())
+    behind = ", ".join(f"{arms[arm]['distance_to_sweep']:.4f}" for arm in starts)
+    fixed = sum(arm.startswith("fixed") for arm in arms)
+    return (
+        f"Dynamic Pareto Weighting ends at fidelity weights of {ends}, by {behind} LPIPS behind the front of a sweep "
+        f"of {fixed} fixed weights."
+    )
+
+
+def heads() -> str:
+    """What a head per budget is worth."""
+    study = read_json(STUDY / "heads.json")
+    means = {row["arm"]: row for row in study["rows"] if row["budget"] == "mean"}
+    none, shared = (
+        difference(means[arm]["lpips_minus_k_heads"], means[arm]["ci"]) for arm in ("no heads", "shared head")
+    )
+    return (
+        f"In {study['steps']} further steps from a common base the heads gain {none} LPIPS against none, {shared} "
+        "against one shared head of as many parameters."
+    )
+
+
+def speed() -> str:
+    """Where the time goes, as ratios within one run."""
+    bench, full_budget = read_json(BENCH), shipped_config().num_latent_tokens
+    shown = ["encode", "policy alone", "search of budgets"]
+    shown += [f"decode uniform {budget}" for budget in (bench["mean_budget"], full_budget)]
+    shown += ["decode mixed, grouped", "decode mixed, masked", "plain encode"]
+    shown += [f"plain decode {budget}" for budget in (bench["mean_budget"], full_budget)]
+    rows = [
+        [row["name"], f"{row['milliseconds']:.1f}", f"{row['ratio']:.3f}", f"{row['ceiling_share']:.0%}"]
+        for row in bench["rows"]
+        if row["name"] in shown
+    ]
+    table = markdown_table(["call", "ms a batch", "ratio", "of the matmul ceiling"], rows)
+    search = bench["yardsticks"]["search_over_encode"]
+    return (
+        f"`OMP_NUM_THREADS={bench['num_threads']} adatok bench --out docs/bench.json` ({bench['device']}), batches "
+        f"of {bench['batch_size']}, medians of one run; the ratios are what travels to other machines. "
+        f"`plain` is a ViT of equal size.\n\n{table}\n\n"
+        f"Encoding and searching are compared with `encode`, decoding with one budget of {bench['mean_budget']} for "
+        "all, the mean that the policy chooses for the sample pictures. The policy takes "
+        f"{bench['policy_share']:.1%} of encoding, where a search for budgets takes {search:.1f} times all of it. "
+        f"Under `torch.compile` ten budget assignments cost {bench['recompilations']} recompilations."
+    )
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"zoo": zoo, "grid": grid, "quality": quality, "policy": policy, "speed": speed}
+
+
+def write_blocks(text: str) -> str:
+    """Puts the figures between their marks."""
+    return BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], text)
+
+
+def shipped_folder() -> Path:
+    """The checkpoint that the examples load."""
+    import adatok_hf
+
+    return Path(adatok_hf.default_checkpoint())
+
+
+def shipped_config() -> AdaTokConfig:
+    """Its configuration."""
+    return AdaTokConfig.from_pretrained(shipped_folder())
+
+
+def sample_files(numbers: Sequence[str]) -> list[str]:
+    """Sample pictures by their numbers, as paths from the root of the repository."""
+    folder = ROOT / "adatok_hf" / "samples"
+    return [str(path.relative_to(ROOT)) for number in numbers for path in sorted(folder.glob(f"{number}_*"))]
+
+
+def grid_command(config: AdaTokConfig) -> list[str]:
+    """Makes the grid of forced budgets: each twice the one before, up to all codes."""
+    budgets = [config.num_latent_tokens // 2**power for power in (3, 2, 1, 0)]
+    shown = "adatok_hf/samples/{" + ",".join(GRID_SAMPLES) + "}*"
+    return ["adatok", "reconstruct", shown, "--budgets", ",".join(map(str, budgets)), "--out", "docs"]
+
+
+def run(*command: str | int | Path):
+    """Runs a command of the package at the root of the repository; its own sentence says what went wrong."""
+    words = [str(word) for word in command]
+    print("$ adatok", *words, flush=True)
+    finished = subprocess.run([sys.executable, "-m", "adatok_hf.cli", *words], cwd=ROOT)
+    if finished.returncode:
+        sys.exit(finished.returncode)
+
+
+def measure(tokenizer: Path, data: str, work: Path, recipe: str, train_split: str, heads_steps: int):
+    """
+    Trains the policy of a tokenizer, studies and evaluates it, and puts it among the embedded checkpoints. What has
+    been measured into `work` is not measured again.
+    """
+    config = AdaTokConfig.from_pretrained(tokenizer)
+    step = config.budgets[0] // 2
+    budgets = ",".join(str(budget) for budget in range(step, config.num_latent_tokens + 1, step))
+    train, validation, adaptive = work / "tables" / "train", work / "tables" / "validation", work / tokenizer.name
+    for split, table in ((train_split, train), ("validation", validation)):
+        images = ["--data", data, "--split", split]
+        run("reward-table", "--model", tokenizer, *images, "--budgets", budgets, "--out", table)
+    if not (adaptive / "metrics.json").is_file():
+        start = ["--recipe", recipe, "--init_from", tokenizer]
+        run("train", "policy", *start, "--reward_table", train, "--output_dir", adaptive)
+    images = ["--data", data, "--split", "validation", "--codecs", "jpeg,webp,avif"]
+    run("evaluate", "--model", adaptive, *images, "--out", work / "evaluation")
+    evaluation = read_json(work / "evaluation" / "results.json")
+    embed(adaptive, evaluation)
+    shutil.copyfile(work / "evaluation" / "quality.png", ROOT / "docs" / "quality.png")
+    if read_json(STUDY / "study.json")["model_hash"] != evaluation["model_hash"]:
+        tables = ["--reward-table", train, "--eval-reward-table", validation]
+        run("study", "policy", "--model", adaptive, *tables, "--recipe", recipe, "--out", STUDY)
+        images = ["--train-data", data, "--eval-data", data, "--steps", heads_steps]
+        run("study", "heads", "--model", adaptive, *images, "--out", STUDY)
+    run("bench", "--model", adaptive, "--out", BENCH)
+
+
+def embed(checkpoint: Path, evaluation: dict):
+    """Copies a checkpoint among the embedded ones, with the figures of its evaluation in metrics and card."""
+    from adatok_hf.checkpoint import copy_checkpoint, load_checkpoint, read_metrics
+    from adatok_hf.model_card import model_card, read_license
+
+    model, processor = load_checkpoint(checkpoint)
+    scalars = [{key: value for key, value in row.items() if not isinstance(value, list)} for row in evaluation["rows"]]
+    metrics = {**read_metrics(checkpoint), "rows": scalars}
+    metrics["training"]["quality measured on"] = (
+        f"{evaluation['num_images']:,} validation images, by `adatok evaluate`"
+    )
+    card = model_card(model.config, checkpoint.name, metrics, license=read_license(checkpoint))
+    copy_checkpoint(checkpoint, CHECKPOINTS / checkpoint.name, model, processor, metrics=metrics, card=card)
+
+
+def draw_pictures():
+    """The grids of README, by the commands that stand under them."""
+    config = shipped_config()
+    for samples, budgets in ((GRID_SAMPLES, grid_command(config)[4]), (POLICY_SAMPLES, "auto")):
+        run("reconstruct", *sample_files(samples), "--budgets", budgets, "--out", "docs")
+
+
+def main():
+    """Measures, where a tokenizer is named, and writes the pages in any case."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokenizer", type=Path, help="Folder of a trained tokenizer; else only pages are written.")
+    parser.add_argument("--data", help="Images with a train and a validation split.")
+    parser.add_argument("--work", type=Path, default=Path("outputs/figures"), help="Where measurements are kept.")
+    parser.add_argument("--recipe", default="tiny-128", help="Recipe of the policy.")
+    parser.add_argument("--train_split", default="train[:15872]", help="What the policy learns from.")
+    parser.add_argument("--heads_steps", type=int, default=600, help="Steps of each arm of the study of the heads.")
+    arguments = parser.parse_args()
+    if arguments.tokenizer is not None:
+        if arguments.data is None:
+            parser.error("--tokenizer needs --data, the images to measure on")
+        measure(**vars(arguments))
+        draw_pictures()
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(write_blocks(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Every figure of README and docs is the one that was measured."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def figures():
+    """The script that writes the figures, as a module."""
+    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+def test_pages_show_the_figures_that_were_measured(figures, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert "<!-- figures: " in text and page in figures.PAGES
+    assert figures.write_blocks(text) == text
+
+
+def test_another_result_changes_the_text(figures, tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("study.json", "heads.json"):
+        shutil.copy(ROOT / "docs" / "study" / name, tmp_path)
+    study = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
+    study["share_of_oracle"][0]["share"] = 0.87
+    (tmp_path / "study.json").write_text(json.dumps(study), encoding="utf-8")
+    monkeypatch.setattr(figures, "STUDY", tmp_path)
+    changed = figures.write_blocks(text)
+    assert "the policy gets 87% of its gain" in changed and changed != text
+
+
+def test_what_rounds_to_zero_has_no_sign(figures):
+    assert figures.difference(-0.00001, (-0.00021, 0.00019)) == "0.0000 [-0.0002, 0.0002]"
+
+
+def test_card_and_metrics_of_an_embedded_checkpoint_agree(figures):
+    for folder in figures.CHECKPOINTS.iterdir():
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        for row in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]:
+            budget = f"chosen by the policy, {row['mean_budget']:.2f}" if row["budget"] == "auto" else row["budget"]
+            (line,) = [line for line in card.splitlines() if line.startswith(f"| {budget} ")]
+            assert f"| {row['psnr']:.2f} |" in line and f"{row['lpips']:.4g}" in line
