@@ -19,6 +19,7 @@ EXTRAS = {
     "generate": ["diffusers>=0.35"],
     "train": ["accelerate>=1.10", "datasets>=4.0", "lpips>=0.1.4", "torchvision>=0.21"],
     "eval": [
+        "datasets>=4.0",
         "evaluate>=0.4.5",
         "torchmetrics>=1.7",
         "torch-fidelity>=0.4",

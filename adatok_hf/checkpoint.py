@@ -9,20 +9,21 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from . import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
-from .files import first_line, read_json, whole_files, whole_folder, write_json
+from .files import first_line, read_json, remove_left_overs, whole_files, whole_folder, write_json
 from .hub import complete_repo_id, find_folder, push_folder, require_token
-from .model_card import CARD_NAME, model_card
+from .model_card import CARD_NAME, model_card, parse_front_matter
+from .weights import check_config, check_weights, weight_files
 
 
 METRICS_NAME = "metrics.json"
+MAX_RESIZE = 16  # times the model's size, to which an image is resized at most before it is cropped
 Processor = AdaTokImageProcessor | AdaTokImageProcessorPil
 
 
@@ -125,7 +126,7 @@ def copy_checkpoint(
     source, config = Path(source), config or model.config
     kept = [source / name for name, given in ((METRICS_NAME, metrics), (CARD_NAME, card)) if given is None]
     with _whole(folder) as temporary:
-        for path in (*_weight_files(source), *(path for path in kept if path.is_file())):
+        for path in (*weight_files(source), *(path for path in kept if path.is_file())):
             shutil.copyfile(path, temporary / path.name)
         if tensors:
             _replace_tensors(temporary, tensors)
@@ -172,10 +173,12 @@ def push_checkpoint(
     token = require_token(token)
     repo_id = complete_repo_id(repo_id, token)
     source = find_folder(checkpoint, None, token)
+    _refuse_links(source)
     model, processor = _load_folder(source, checkpoint)
     metrics = metrics or read_metrics(source)
     if (source / CARD_NAME).is_file() and not renew_card:
         card = (source / CARD_NAME).read_text(encoding="utf-8")
+        parse_front_matter(card, source / CARD_NAME)
         # A card written where the model was trained names its folder; the snippet must load from the repository.
         card = re.sub(r'from_pretrained\("[^"/]+"', f'from_pretrained("{repo_id}"', card)
     else:
@@ -234,6 +237,16 @@ def read_metrics(folder: Path) -> dict | None:
     return read_json(path) if path.is_file() else None
 
 
+def _refuse_links(folder: Path):
+    """Raises `ValueError` for a link to what is not part of the checkpoint: it would be published under its name."""
+    homes = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":  # in the cache of the Hub client every file is a link to a blob
+        homes.append(folder.resolve().parent.parent / "blobs")
+    for path in folder.iterdir():
+        if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
+            raise ValueError(f"{path} is a link out of the checkpoint folder; put the file itself there to push it.")
+
+
 def _whole(folder: str | Path) -> AbstractContextManager[Path]:
     """A temporary folder to fill: a new folder appears at once, in one with other files each file is replaced."""
     folder = Path(folder)
@@ -242,6 +255,7 @@ def _whole(folder: str | Path) -> AbstractContextManager[Path]:
     if folder.is_dir() and any(folder.iterdir()):
         return whole_files(folder)
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    remove_left_overs(folder.absolute().parent)
     return whole_folder(folder)
 
 
@@ -252,18 +266,10 @@ def _describe(folder: Path, metrics: dict | None, card: str | None):
         (folder / CARD_NAME).write_text(card, encoding="utf-8")
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The file of the weights, or their index and all that it names."""
-    if (folder / SAFE_WEIGHTS_NAME).is_file():
-        return [folder / SAFE_WEIGHTS_NAME]
-    index = folder / SAFE_WEIGHTS_INDEX_NAME
-    return [index, *(folder / name for name in sorted(set(read_json(index)["weight_map"].values())))]
-
-
 def _replace_tensors(folder: Path, tensors: dict[str, torch.Tensor]):
     """Puts tensors in the place of those of the same names in the weights of a folder."""
     left = set(tensors)
-    for path in _weight_files(folder):
+    for path in weight_files(folder):
         if path.suffix != ".safetensors":
             continue
         with safe_open(path, framework="pt") as file:
@@ -280,18 +286,7 @@ def _replace_tensors(folder: Path, tensors: dict[str, torch.Tensor]):
 def _load_folder(folder: Path, name: str | Path) -> tuple[AdaTokModel, Processor]:
     config = _load_config(folder, name)
     model = _load_model(folder, config, name)
-    if not (folder / "preprocessor_config.json").is_file():
-        raise ValueError(f"{name} has no preprocessor_config.json; save the image processor beside the model.")
-    try:
-        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"The preprocessor_config.json of {name} cannot be used: {first_line(error)}") from error
-    if not isinstance(processor, Processor):
-        raise ValueError(f"The image processor of {name} must be an AdaTokImageProcessor; got {type(processor)}.")
-    made = (processor.crop_size["height"], processor.crop_size["width"])
-    if made != (config.image_size, config.image_size):
-        raise ValueError(f"The image processor of {name} makes images of {made}, the model takes {config.image_size}.")
-    return model, processor
+    return model, _load_processor(folder, config, name)
 
 
 def _load_config(folder: Path, name: str | Path) -> AdaTokConfig:
@@ -300,37 +295,58 @@ def _load_config(folder: Path, name: str | Path) -> AdaTokConfig:
     content = read_json(folder / "config.json")
     if content.get("model_type") != AdaTokConfig.model_type:
         raise ValueError(f"{name} is no AdaTok checkpoint: its model_type is {content.get('model_type')!r}.")
+    check_config(content, name)
     try:
         return AdaTokConfig.from_pretrained(folder)
-    except (StrictDataclassError, ValueError, TypeError) as error:
+    # It may hold anything under the names that transformers reads, which then fails in any way.
+    except Exception as error:
         reason = first_line(error.__cause__ or error)
         raise ValueError(f"The config.json of {name} is not valid: {reason}") from error
 
 
 def _load_model(folder: Path, config: AdaTokConfig, name: str | Path) -> AdaTokModel:
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the table that transformers prints says at length what is raised below
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(f"{name} has an adapter_config.json, which could put other weights in place of its own.")
+    check_weights(folder, config, name)
     try:
-        model, info = AdaTokModel.from_pretrained(
-            folder, config=config, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        return AdaTokModel.from_pretrained(folder, config=config, use_safetensors=True)
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"The weights of {name} cannot be read: {first_line(error)}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if info["mismatched_keys"]:
-        tensor, found, expected = min(info["mismatched_keys"])
+
+
+def _load_processor(folder: Path, config: AdaTokConfig, name: str | Path) -> Processor:
+    path, size = folder / "preprocessor_config.json", config.image_size
+    if not path.is_file():
+        raise ValueError(f"{name} has no preprocessor_config.json; save the image processor beside the model.")
+    try:
+        read_json(path)
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        is_ours = isinstance(processor, Processor)
+        made = (processor.crop_size["height"], processor.crop_size["width"]) if is_ours else None
+        resized = [edge for edge in dict(processor.size).values() if edge is not None] if is_ours else []
+    # As for config.json.
+    except Exception as error:
+        raise ValueError(f"The preprocessor_config.json of {name} cannot be used: {first_line(error)}") from error
+    if not is_ours:
+        raise ValueError(f"The image processor of {name} must be an AdaTokImageProcessor; got {type(processor)}.")
+    if made != (size, size):
+        raise ValueError(f"The image processor of {name} makes images of {made}, the model takes {size}.")
+    if not resized or not all(isinstance(edge, int) and 0 < edge <= MAX_RESIZE * size for edge in resized):
         raise ValueError(
-            f"The weights of {name} do not fit its config.json: {tensor} has shape {tuple(found)} in place of "
-            f"{tuple(expected)}."
+            f"The image processor of {name} must resize to between 1 and {MAX_RESIZE * size} pixels; got "
+            f"{dict(processor.size)}."
         )
-    for kind, problem in (("missing_keys", "lack"), ("unexpected_keys", "have the superfluous")):
-        if info[kind]:
-            raise ValueError(
-                f"The weights of {name} do not fit its config.json: they {problem} {min(info[kind])}, the first of "
-                f"{len(info[kind])}."
-            )
-    return model
+    try:
+        pixel_values = processor(Image.new("RGB", (9, 8)), return_tensors="pt")["pixel_values"]
+        is_fit = pixel_values.shape == (1, 3, size, size) and bool(pixel_values.isfinite().all())
+    except Exception as error:
+        raise ValueError(f"The preprocessor_config.json of {name} cannot be used: {first_line(error)}") from error
+    if not is_fit:
+        raise ValueError(
+            f"The preprocessor_config.json of {name} cannot be used: it makes pixel values of shape "
+            f"{tuple(pixel_values.shape)}, or some that are not finite."
+        )
+    return processor
 
 
 __all__ = ["copy_checkpoint", "load_checkpoint", "model_hash", "push_checkpoint", "save_checkpoint"]

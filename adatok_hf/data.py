@@ -1,15 +1,19 @@
 """Finding, reading and collating images: files, folders, parquet files, or a dataset of the Hub."""
 
+import io
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor
 
-from .modeling.image_processing_adatok import DAMAGE
+from .extras import require
+from .files import first_line, is_temporary
+from .modeling.image_processing_adatok import DAMAGE, RASTER_FORMATS
 
 
 MAX_PIXELS = 100_000_000
@@ -42,22 +46,26 @@ def load_image(path: str | Path) -> Image.Image:
         raise ImageFileError(f"There is no image file {path}.")
     if path.stat().st_size == 0:
         raise ImageFileError(f"{path} is empty, not an image file.")
-    too_large = f"{path} has too many pixels; at most {MAX_PIXELS // 10**6} million are read."
+    return _decode(path, str(path))
+
+
+def _decode(source: Path | BinaryIO, name: str) -> Image.Image:
+    too_large = f"{name} has too many pixels; at most {MAX_PIXELS // 10**6} million are read."
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked instead
-            with Image.open(path) as image:
+            with Image.open(source, formats=RASTER_FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ImageFileError(too_large)
                 image.load()
     except Image.DecompressionBombError as error:
         raise ImageFileError(too_large) from error
     except Image.UnidentifiedImageError as error:
-        raise ImageFileError(f"{path} is not an image file of a known format.") from error
+        raise ImageFileError(f"{name} is not an image file of a known format.") from error
     except ImageFileError:
         raise
     except DAMAGE as error:
-        raise ImageFileError(f"{path} is damaged or cannot be read: {error}.") from error
+        raise ImageFileError(f"{name} is damaged or cannot be read: {first_line(error)}") from error
     return image
 
 
@@ -68,7 +76,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     Args:
         paths (iterable of `str` or `Path`):
             Files, which are kept whatever their suffix, and folders, which are searched with their subfolders for the
-            suffixes of images.
+            suffixes of images. What killed runs of this package left behind is passed over.
 
     Returns:
         `list[Path]`: in the order given, each folder's files sorted, none twice.
@@ -79,7 +87,8 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     found = []
     for path in map(Path, paths):
         if path.is_dir():
-            images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            images = sorted(file for file in files if not any(map(is_temporary, file.relative_to(path).parts)))
             if not images:
                 raise ImageFileError(f"The folder {path} has no image files.")
             found.extend(images)
@@ -114,9 +123,7 @@ class ImageFolder(Dataset):
         return {"image": load_image(path), "group": inner[0] if len(inner) > 1 else ""}
 
 
-def load_image_dataset(
-    source: str, split: str = "train", max_images: int | None = None, *, keep_label: bool = False
-) -> Dataset:
+def load_image_dataset(source: str, split: str = "train", max_images: int | None = None) -> Dataset:
     """
     Opens images for training or evaluation. Items are dictionaries with a PIL picture under `"image"` and its kind
     under `"group"`: the subfolder, the label up to its first slash, or the `source` column; `""` where there is none.
@@ -130,7 +137,6 @@ def load_image_dataset(
             parquet files, those whose names begin with it. A folder of images has no splits, so of its only the slice
             counts.
         max_images (`int`, *optional*): Takes that many images, spread evenly over the source.
-        keep_label (`bool`, *optional*, defaults to `False`): Whether a `label` column stays beside the two.
 
     Returns:
         `torch.utils.data.Dataset`
@@ -141,13 +147,13 @@ def load_image_dataset(
     path = Path(source)
     name, bracket, rest = split.partition("[")
     if "*" in source or path.suffix == ".parquet":
-        dataset = _load_parquet([source], bracket + rest, keep_label)
+        dataset = _load_parquet([source], bracket + rest)
     elif path.is_dir():
         parquet_files = sorted(str(file) for file in path.glob(f"{name}*.parquet"))
         rows = bracket + rest
-        dataset = _load_parquet(parquet_files, rows, keep_label) if parquet_files else _load_folder(path, rows)
+        dataset = _load_parquet(parquet_files, rows) if parquet_files else _load_folder(path, rows)
     else:
-        dataset = _load_hub_dataset(source, split, keep_label)
+        dataset = _load_hub_dataset(source, split)
     if max_images is not None and max_images < len(dataset):
         indices = torch.linspace(0, len(dataset) - 1, max_images).long().tolist()
         dataset = torch.utils.data.Subset(dataset, indices)
@@ -169,50 +175,88 @@ def _load_folder(folder: Path, rows: str) -> Dataset:
     return torch.utils.data.Subset(dataset, [row for part in parts for row in range(part.from_, part.to)])
 
 
-def _load_parquet(files: list[str], rows: str, keep_label: bool) -> Dataset:
+class ImageTable(Dataset):
+    """
+    Images in the cells of a table. An image is what a cell holds in bytes: a path in a table from elsewhere could
+    name any file of this machine, or an address.
+
+    Args:
+        table (`datasets.Dataset`): With a column `image`.
+        source (`str`): What to call the table.
+        reads_paths (`bool`, *optional*, defaults to `False`): Whether cells without bytes are read by their path.
+
+    Raises:
+        `ValueError`: if the column is missing or holds no images.
+    """
+
+    def __init__(self, table, source: str, reads_paths: bool = False):
+        from datasets import Image as ImageFeature
+
+        if "image" not in table.column_names:
+            raise ValueError(f"{source!r} needs a column named 'image'; it has {table.column_names}.")
+        feature = table.features["image"]
+        if not isinstance(feature, ImageFeature) and not _holds_bytes(feature):
+            raise ValueError(f"The column 'image' of {source!r} must hold images as bytes; it holds {feature}.")
+        self.table, self.source, self.reads_paths = table, source, reads_paths
+        self.groups = _groups(table)
+        self.cells = table.select_columns("image").cast_column("image", ImageFeature(decode=False))
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, index: int) -> dict[str, Image.Image | str]:
+        name, cell = f"Row {index} of {self.source}", self.cells[index]["image"] or {}
+        if cell.get("bytes"):
+            image = _decode(io.BytesIO(cell["bytes"]), name)
+        elif self.reads_paths and cell.get("path"):
+            image = load_image(cell["path"])
+        else:
+            raise ImageFileError(f"{name} holds no bytes of an image; a path alone is not followed.")
+        return {"image": image, "group": self.groups[index]}
+
+
+def _holds_bytes(feature) -> bool:
+    fields = feature if isinstance(feature, dict) else {"bytes": feature}
+    kind = getattr(fields.get("bytes"), "dtype", None)
+    return kind in ("binary", "large_binary") and set(fields) <= {"bytes", "path"}
+
+
+def _load_parquet(files: list[str], rows: str) -> Dataset:
+    require("train", "datasets")
     from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
 
     try:
-        dataset = load_dataset("parquet", data_files={"train": files}, split=f"train{rows}")
-    except (OSError, ValueError, DatasetGenerationError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        table = load_dataset("parquet", data_files={"train": files}, split=f"train{rows}")
+    # A damaged table may fail anywhere in its reader, and in any way.
+    except Exception as error:
+        reason = first_line(error.__cause__ or error).rstrip(".")
         raise ValueError(f"{files[0]!r} gives no parquet data ({reason}); name an existing file or glob.") from error
-    return _with_image_column(dataset, files[0], keep_label)
+    return ImageTable(table, files[0])
 
 
-def _load_hub_dataset(name: str, split: str, keep_label: bool) -> Dataset:
+def _load_hub_dataset(name: str, split: str) -> Dataset:
+    require("train", "datasets")
     from datasets import load_dataset
 
     try:
-        dataset = load_dataset(name, split=split)
+        table = load_dataset(name, split=split)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"{name!r} is neither a folder, nor parquet files, nor a dataset that can be loaded: {reason.rstrip('.')}."
+            f"{name!r} is neither a folder, nor parquet files, nor a dataset that can be loaded: {first_line(error)}"
         ) from error
-    return _with_image_column(dataset, name, keep_label)
+    # The builder of image folders writes the paths itself, of files that came with the dataset.
+    return ImageTable(table, name, reads_paths=table.builder_name == "imagefolder")
 
 
-def _with_image_column(dataset: Dataset, source: str, keep_label: bool) -> Dataset:
-    from datasets import Image as ImageFeature
-
-    if "image" not in dataset.column_names:
-        raise ValueError(f"{source!r} needs a column named 'image'; it has {dataset.column_names}.")
-    groups = _groups(dataset)
-    kept = ["image", "label"] if keep_label and "label" in dataset.column_names else ["image"]
-    return dataset.select_columns(kept).cast_column("image", ImageFeature()).add_column("group", groups)
-
-
-def _groups(dataset: Dataset) -> list[str]:
+def _groups(table) -> list[str]:
     from datasets import ClassLabel
 
-    if isinstance(dataset.features.get("label"), ClassLabel):
-        names = [name.split("/")[0] for name in dataset.features["label"].names]
-        return [names[label] if label is not None and label >= 0 else "" for label in dataset["label"]]
-    if "source" in dataset.column_names:
-        return [str(source) for source in dataset["source"]]
-    return [""] * len(dataset)
+    if isinstance(table.features.get("label"), ClassLabel):
+        names = [name.split("/")[0] for name in table.features["label"].names]
+        return [names[label] if label is not None and 0 <= label < len(names) else "" for label in table["label"]]
+    if "source" in table.column_names:
+        return [str(source) for source in table["source"]]
+    return [""] * len(table)
 
 
 class RandomCrops(Dataset):

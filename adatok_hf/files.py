@@ -1,25 +1,98 @@
 """Files that appear whole or not at all, JSON, and fingerprints."""
 
+import errno
 import hashlib
 import json
 import math
 import os
+import platform
+import re
 import shutil
-import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+from safetensors import SafetensorError
+
+
+PREFIX = ".adatok-"
+STALE_SECONDS = 24 * 3600
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new name beside `path` that tells which process of which machine writes there."""
+    return path.with_name(f"{PREFIX}{_machine()}-{os.getpid()}-{uuid.uuid4().hex}{path.suffix}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of that name is what a run writes aside, or left there when it was killed."""
+    return name.startswith(PREFIX)
+
+
+def remove_left_overs(folder: str | Path):
+    """Removes what killed runs have left in a folder: of processes of this machine that are gone, or a day old."""
+    for path in Path(folder).glob(f"{PREFIX}*"):
+        machine, _, rest = path.name.removeprefix(PREFIX).partition("-")
+        pid = rest.partition("-")[0]
+        try:
+            is_old = time.time() - path.lstat().st_mtime > STALE_SECONDS
+            if is_old or (machine == _machine() and pid.isdecimal() and not _is_alive(int(pid))):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except OSError:  # another process was faster, or it belongs to somebody else
+            continue
+
+
+def _machine() -> str:
+    return hashlib.sha256(f"{platform.node()} {uuid.getnode()}".encode()).hexdigest()[:8]
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name != "posix":  # there, asking would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Names the file that could not be written, which libraries leave out, or call by its temporary name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL or error.filename is None and error.strerror:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    except SafetensorError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to; renames it when all went well, removes it otherwise."""
+    """
+    Gives a temporary path beside `path` to write to; renames it when all went well, removes it otherwise. The file has
+    the rights of any new file, whatever the library that writes it gives.
+    """
     path = Path(path)
-    temporary = path.with_name(f".adatok-{uuid.uuid4().hex}{path.suffix}")
+    temporary = temporary_beside(path)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _named_errors(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            yield temporary
+            temporary.chmod(mode)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -37,13 +110,15 @@ def check_empty(out: str | Path):
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Gives a temporary folder beside `path` to fill; renames it when all went well, removes it otherwise."""
     path = Path(path).absolute()
-    temporary = path.with_name(f".adatok-{uuid.uuid4().hex}")
-    temporary.mkdir()
+    temporary = temporary_beside(path)
     try:
-        yield temporary
-        if path.is_dir():
-            path.rmdir()  # refuses unless it is empty; not every system renames onto a folder
-        os.replace(temporary, path)
+        with _named_errors(path):
+            temporary.mkdir()
+            yield temporary
+            _open_up(temporary)
+            if path.is_dir():
+                path.rmdir()  # refuses unless it is empty; not every system renames onto a folder
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -53,18 +128,54 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
     """Gives a temporary folder inside `folder` to fill; moves each of its files up when all have been written."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        yield Path(temporary)
-        for file in sorted(Path(temporary).iterdir()):
-            file.replace(folder / file.name)
+    remove_left_overs(folder)
+    temporary = temporary_beside(folder / "files")
+    try:
+        with _named_errors(folder):
+            temporary.mkdir()
+            yield temporary
+            _open_up(temporary)
+            for file in sorted(temporary.iterdir()):
+                file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _open_up(folder: Path):
+    """Gives the files in a new folder the rights of any new file."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+
+
+def parse_yaml(text: str, name: str | Path):
+    """Parses YAML of plain values. Aliases are refused: a few lines of them stand for more than any memory holds."""
+    try:
+        return yaml.load(text, Loader=_PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" in line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{name} is not YAML: {' '.join(str(error.problem).split())}{place}.") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: dates that are none
+        raise ValueError(f"{name} is not YAML: {first_line(error)}") from error
+    except RecursionError as error:
+        raise ValueError(f"{name} is not YAML that can be read: it is nested too deep.") from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
 
 def read_json(path: Path) -> dict:
     """The content of a JSON file; raises `ValueError` unless that is an object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} holds no valid JSON: {error}.") from error
+    except (ValueError, RecursionError) as error:  # ValueError: also bytes that are no text, numbers of many digits
+        raise ValueError(f"{path} holds no valid JSON: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object; got {type(content).__name__}.")
     return content
@@ -104,3 +215,11 @@ def hash_file(path: Path) -> str:
 def first_line(error: BaseException) -> str:
     """What an error says first, as one sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."
+
+
+def printable(text: str) -> str:
+    """A text whose control characters, which could command a terminal, are written as escapes."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "replace").decode("ascii")
+        for character in text
+    )

@@ -1,10 +1,11 @@
 """The model card of a checkpoint."""
 
+import re
 from pathlib import Path
 
-import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
+from .files import parse_yaml
 from .modeling import AdaTokConfig
 
 
@@ -178,6 +179,16 @@ def read_license(folder: Path) -> str | None:
     """The licence that the card in a folder names, if it has a card and that names one."""
     path = folder / CARD_NAME
     try:
-        return ModelCard.load(path).data.license if path.is_file() else None
-    except (ValueError, yaml.YAMLError):  # front matter that is none
+        facts = parse_front_matter(path.read_text(encoding="utf-8"), path) if path.is_file() else {}
+    except ValueError:  # front matter that is none
         return None
+    return facts["license"] if isinstance(facts.get("license"), str) else None
+
+
+def parse_front_matter(card: str, name: str | Path) -> dict:
+    """The YAML at the head of a card, empty if there is none; raises `ValueError` if it is damaged."""
+    match = re.match(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", card, re.DOTALL)
+    facts = parse_yaml(match[1], name) if match else None
+    if match and facts is not None and not isinstance(facts, dict):
+        raise ValueError(f"The front matter of {name} must be a mapping; it is {type(facts).__name__}.")
+    return facts or {}

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .extras import require
 from .files import whole_file
 
 
@@ -39,11 +40,10 @@ def new_figure(path: str | Path, size: tuple[float, float]) -> Iterator["matplot
     Raises:
         `ImportError`: without matplotlib.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'adatok-hf[eval]'.") from error
+    require("eval", "matplotlib")
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(STYLE), whole_file(path) as temporary:
         figure = Figure(figsize=size, layout="constrained")  # no pyplot: nothing global, no window
         yield figure

@@ -1,22 +1,26 @@
 """Original checkpoints: a Hub repository, a folder or a file, read without running anything in it."""
 
 import pickle
+import pickletools
 import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..files import first_line
+from ..files import first_line, parse_yaml
 from ..hub import find_folder
 from ..model_card import CARD_NAME, read_license
 
 
 USUAL_WEIGHTS = ["model.safetensors", "pytorch_model.bin"]
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+MAX_GROWTH = 64  # sizes, strides and offsets may count a tensor several times
+LEGACY_PICKLES = 4  # magic number, version, facts of the system, content; the list of storages follows with the data
 CONFIG_NAMES = ["config.json", "config.yaml"]
 
 
@@ -89,14 +93,16 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     tensors = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
     if not isinstance(tensors, dict) or not all(map(_is_plain_tensor, tensors.values())):
         raise ValueError(f"{path} must hold a flat state dict, plain tensors by name; it holds something else.")
+    if sum(tensor.numel() for tensor in tensors.values()) > MAX_GROWTH * path.stat().st_size:
+        raise ValueError(f"{path} is small, but its tensors would fill far more memory than it has bytes.")
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def read_config(path: Path) -> dict:
     """The content of a JSON or YAML file; raises `ValueError` unless that is a mapping."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parse_yaml(path.read_text(encoding="utf-8"), "it")  # JSON is YAML too
+    except (OSError, ValueError) as error:
         raise ValueError(f"The configuration {path} cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"The configuration {path} must hold a mapping; got {type(content).__name__}.")
@@ -114,6 +120,8 @@ def _load_pickle(path: Path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickles that are refused below
+            if _expands(path):
+                raise ValueError("it would grow far beyond its size")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
@@ -122,6 +130,31 @@ def _load_pickle(path: Path):
     # A damaged pickle is a damaged program: it may fail in any way, and torch may recommend to run it all the same.
     except Exception as error:
         raise ValueError(f"{path} is damaged, or no file of weights; get it again.") from error
+
+
+def _expands(path: Path) -> bool:
+    """
+    Whether a pickle announces much more than its file holds: by members that are compressed, or by sizes in its
+    program, which for tensors of a file all count what is in the file.
+    """
+    size, announced = path.stat().st_size, 0
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > 2 * size:
+                return True
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+        return sum(map(_sum_of_numbers, pickles)) > MAX_GROWTH * size
+    with open(path, "rb") as file:
+        for _ in range(LEGACY_PICKLES):
+            announced += _sum_of_numbers(file)
+            if file.tell() == size:
+                break
+    return announced > MAX_GROWTH * size
+
+
+def _sum_of_numbers(program: bytes | BinaryIO) -> int:
+    numbers = (argument for _, argument, _ in pickletools.genops(program) if isinstance(argument, int))
+    return sum(abs(number) for number in numbers if number != torch.serialization.MAGIC_NUMBER)
 
 
 def _is_plain_tensor(value) -> bool:

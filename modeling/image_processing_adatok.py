@@ -16,6 +16,11 @@ from transformers.utils import is_torchvision_available
 CHANNEL_COUNTS = (1, 3, 4)
 # What the decoders of PIL raise on damaged data.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
+PIL.Image.init()
+# What may be opened, as far as this PIL can: it knows many more formats, of which PostScript starts another program.
+RASTER_FORMATS = tuple(
+    name for name in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF") if name in PIL.Image.OPEN
+)
 MAX_ASPECT_RATIO = 200  # the shortest edge sets the scale, so a longer strip would grow to gigabytes
 
 
@@ -146,7 +151,7 @@ class AdaTokImageProcessorMixin:
         if not isinstance(images, str | Path):
             return images
         try:
-            with PIL.Image.open(images) as picture:
+            with PIL.Image.open(images, formats=RASTER_FORMATS) as picture:
                 picture.load()
                 return picture
         except (*DAMAGE, PIL.Image.DecompressionBombError) as error:

@@ -13,9 +13,9 @@ PACKAGE = "adatok_hf"
 FLOORS = (
     {"modeling"},
     {"registration"},
-    {"files"},
+    {"files", "extras"},
     {"data", "tables", "plotting", "model_card"},
-    {"hub"},
+    {"hub", "weights"},
     {"metrics", "checkpoint"},
     {"allocation", "codec"},
     {"generation"},

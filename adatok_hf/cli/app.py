@@ -1,10 +1,16 @@
 """The application: all commands, and how it ends when one of them fails."""
 
+import os
 import sys
+import traceback
+from itertools import takewhile
+from typing import Annotated
 
 import typer
 
-from . import heads, study, train
+from ..extras import missing_extra
+from ..files import FULL
+from . import heads, study, train, train_generator
 from .bench import bench
 from .bench_generation import bench_generation
 from .calibrate import calibrate
@@ -37,6 +43,7 @@ COMMANDS = (
     check_metrics,
     check_conversion,
 )
+HELP = {"help_option_names": ["-h", "--help"]}
 OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}  # of a recipe, `--key value`
 
 
@@ -47,7 +54,9 @@ def make_app() -> typer.Typer:
         help="An image tokenizer that decides how many tokens an image deserves.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        context_settings=HELP,
     )
+    app.callback()(_common)
     for command in COMMANDS:
         app.command()(command)
     train_app = typer.Typer(help="Train a model from a recipe.", no_args_is_help=True)
@@ -70,9 +79,26 @@ def make_app() -> typer.Typer:
     return app
 
 
+def _say_version(wanted: bool):
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"adatok {version('adatok-hf')}")
+        raise typer.Exit
+
+
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code a failure happened.")] = False,
+):
+    """An image tokenizer that decides how many tokens an image deserves."""
+
+
 def main(arguments: list[str] | None = None):
     """
-    Console entry point. Exit codes: 0 all well, 1 some pictures were skipped, 2 bad input.
+    Console entry point. Exit codes: 0 all well, 1 some pictures were skipped, 2 bad input, 3 failed.
 
     Args:
         arguments (`list[str]`, *optional*): The command line without the program's name; `sys.argv` if not given.
@@ -80,6 +106,26 @@ def main(arguments: list[str] | None = None):
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         make_app()(arguments, prog_name="adatok", obj=arguments)
-    except (ValueError, OSError, ImportError) as error:
-        say(f"error: {sentence(error)}")
-        sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(3)
+    # Whatever it is, a user gets one sentence.
+    except Exception as error:
+        if "--debug" in takewhile(lambda argument: argument.startswith("-"), arguments):
+            traceback.print_exception(error)
+        code, text = _explain(error)
+        say(f"error: {text}")
+        sys.exit(code)
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """The exit code of an error and its sentence."""
+    missing = missing_extra(error) if isinstance(error, ImportError) else None
+    if missing:
+        return 2, missing
+    if isinstance(error, OSError):
+        return 3 if error.errno in FULL else 2, sentence(error)
+    if isinstance(error, ValueError | ImportError):
+        return 2, sentence(error)
+    text = sentence(error).rstrip(".")
+    return 3, f"{type(error).__name__}{': ' * bool(text)}{text}; `adatok --debug ...` shows where."

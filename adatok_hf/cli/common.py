@@ -4,6 +4,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ..files import printable, remove_left_overs
+
 
 def load_model(model: str | None, device: str | None):
     """Loads a checkpoint for inference: the model on its device, the name to report, the processor."""
@@ -34,11 +36,15 @@ def load_lpips(weights_dir: Path | None, download: bool, device):
 
 
 def prepare_folder(path: Path):
-    """Makes the folder and proves that it can be written to, before any work is done."""
+    """
+    Makes the folder and proves that it can be written to, before any work is done. What killed runs have left there is
+    removed.
+    """
     if path.exists() and not path.is_dir():
         raise ValueError(f"The output folder {path} is a file; name a folder.")
     try:
         path.mkdir(parents=True, exist_ok=True)
+        remove_left_overs(path)
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise ValueError(f"Cannot write to the output folder {path}: {error.strerror}.") from error
@@ -46,11 +52,11 @@ def prepare_folder(path: Path):
 
 def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
+        return f"{error.strerror}: {error.filename}."
     return " ".join(str(error).split())
 
 
 def say(text: str):
     from tqdm import tqdm
 
-    tqdm.write(f"adatok: {text}", file=sys.stderr)
+    tqdm.write(f"adatok: {printable(text)}", file=sys.stderr)

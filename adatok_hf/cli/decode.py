@@ -5,8 +5,13 @@ from typing import Annotated
 
 import typer
 
+from ..files import printable
 from .common import load_model, prepare_folder
 from .options import DeviceOption, ModelOption, parse_budget
+
+
+MAX_NAME = 200  # bytes of a file name without ending and number; file systems take 255
+MAX_FOLDERS = 8
 
 
 def decode(
@@ -39,6 +44,8 @@ def decode(
     limit = parse_budget(budgets, network.config)
     kept = codes.budgets if limit is None else codes.budgets.clamp(max=limit)
     names = png_names(codes.file_names)
+    for folder in {(out / name).parent for name in names}:
+        prepare_folder(folder)
     with torch.inference_mode():
         for start in tqdm(range(0, len(codes), BATCH_SIZE), desc="Decoding", unit="batch", disable=None):
             batch = slice(start, start + BATCH_SIZE)
@@ -52,24 +59,43 @@ def decode(
 
 def png_names(file_names: list[str]) -> list[str]:
     """
-    Names of the decoded files: each source's own without its folder and ending, numbered where two would collide.
+    Names of the decoded files: each source's own in its own folders, without its ending, numbered where two would
+    collide. Nothing in a name leads out of the folder they go to, nor is longer than file systems take.
 
     Example:
 
     ```python
     >>> from adatok_hf.cli.decode import png_names
 
-    >>> png_names(["a/cat.jpg", "b/cat.png", "../dog.webp"])
-    ['cat.png', 'cat-2.png', 'dog.png']
+    >>> png_names(["a/cat.jpg", "a/cat.png", "../dog.webp", "/b/./dog.png"])
+    ['a/cat.png', 'a/cat-2.png', 'dog.png', 'b/dog.png']
 
     ```"""
-    names, taken = [], set()
-    for file_name in file_names:
-        stem = PurePosixPath(file_name.replace("\\", "/").replace("\0", "")).stem.strip(".") or "image"
-        name, number = f"{stem}.png", 1
-        while name.lower() in taken:  # some file systems do not tell cases apart
+    paths = [_plain_parts(file_name) for file_name in file_names]
+    # Some file systems do not tell cases apart; and a picture must not take the name of another's folder.
+    taken = {"/".join(parts[:end]).lower() for parts in paths for end in range(1, len(parts))}
+    names, numbers = [], {}
+    for *folders, last in paths:
+        stem = "/".join([*folders, last])
+        number = numbers.get(stem.lower(), 1)
+        name = f"{stem}.png" if number == 1 else f"{stem}-{number}.png"
+        while name.lower() in taken:
             number += 1
             name = f"{stem}-{number}.png"
+        numbers[stem.lower()] = number + 1
         taken.add(name.lower())
         names.append(name)
     return names
+
+
+def _plain_parts(file_name: str) -> list[str]:
+    """The folders of a name and its stem, as they may be used in any folder."""
+    pure = PurePosixPath(printable(file_name.replace("\\", "/").replace("\0", "")).replace("\\", "_"))
+    parts = [part for part in pure.parts if part.strip("./") and not part.endswith(":")][-MAX_FOLDERS - 1 :]
+    *folders, last = parts or ["image"]
+    folders = [_shorten(part) for part in folders]
+    return [*folders, _shorten(PurePosixPath(last).stem.strip(".")) or "image"]
+
+
+def _shorten(part: str) -> str:
+    return part.encode("utf-8")[:MAX_NAME].decode("utf-8", "ignore")

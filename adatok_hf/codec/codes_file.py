@@ -8,12 +8,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..files import whole_file
+from ..extras import require
+from ..files import first_line, whole_file
 
 
 SUFFIXES = (".safetensors", ".parquet")
 FORMAT = "adatok-image-codes"
 TENSORS = ("image_codes", "budgets", "original_sizes")
+MAX_GROWTH = 256  # codes that a byte of a Parquet file may stand for: beyond the budget they cost nothing
+MAX_NUMBER = 2**31 - 2  # codes and the pad code are stored in 32 bits
+MIN_LIMIT = 2**24
 FACTS = {"model": str, "model_hash": str, "image_size": int, "codebook_size": int}
 
 
@@ -75,8 +79,9 @@ class ImageCodes:
     codebook_size: int
 
     def __post_init__(self):
-        if not all(isinstance(name, str) for name in self.file_names):
-            raise ValueError(f"Every file name must be text; got {self.file_names}.")
+        for name in self.file_names:
+            if not isinstance(name, str):
+                raise ValueError(f"Every file name must be text; got {str(name)[:100]}.")
         images = len(self.file_names)
         if self.image_codes.ndim != 2 or (self.image_codes.shape[0], *self.budgets.shape) != (images, images):
             raise ValueError(
@@ -87,7 +92,8 @@ class ImageCodes:
             raise ValueError(f"original_sizes must have shape ({images}, 2); got {tuple(self.original_sizes.shape)}.")
         limit = self.image_codes.shape[1]
         if not ((self.budgets >= 1) & (self.budgets <= limit)).all():
-            raise ValueError(f"Every budget must lie between 1 and {limit}; got {self.budgets.tolist()}.")
+            bad = self.budgets[(self.budgets < 1) | (self.budgets > limit)][0]
+            raise ValueError(f"Every budget must lie between 1 and {limit}; got {bad}.")
         inside = torch.arange(limit) < self.budgets[:, None]
         bad = inside & ((self.image_codes < 0) | (self.image_codes >= self.codebook_size))
         for row, column in bad.nonzero()[:1].tolist():
@@ -168,11 +174,11 @@ def check_codes_path(path: str | Path):
 
 def import_pyarrow():
     """Imports the optional pyarrow and its Parquet module."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError("Parquet files need pyarrow: install it, or choose a .safetensors file.") from error
+    require("train", "pyarrow")
+    import pyarrow
+    import pyarrow.compute
+    import pyarrow.parquet
+
     return pyarrow, pyarrow.parquet
 
 
@@ -194,11 +200,13 @@ def _parse_facts(path: Path, text: str | bytes | None, types: dict[str, type]) -
         raise ValueError(f"{path} holds no {FORMAT} metadata, so `adatok encode` did not make it.")
     try:
         facts = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"The metadata of {path} are damaged ({error}).") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The metadata of {path} are damaged ({first_line(error).rstrip('.')}).") from error
     for name, kind in types.items():
-        if not isinstance(facts, dict) or not isinstance(facts.get(name), kind):
+        if not isinstance(facts, dict) or type(facts.get(name)) is not kind:  # a bool is no number here
             raise ValueError(f"The metadata of {path} are damaged: {name} must be given as {kind.__name__}.")
+        if kind is int and not 1 <= facts[name] <= MAX_NUMBER:
+            raise ValueError(f"The metadata of {path} are damaged: {name} is {facts[name]}.")
     return {name: facts[name] for name in types}
 
 
@@ -207,10 +215,10 @@ def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         with safe_open(path, framework="pt") as file:
             facts = _parse_facts(path, (file.metadata() or {}).get(FORMAT), FACTS | {"file_names": list})
             tensors = {name: file.get_tensor(name) for name in TENSORS}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is truncated, damaged or no codes file ({error}).") from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is truncated, damaged or no codes file: {first_line(error)}") from error
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() or tensor.dtype == torch.bool:
+        if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
             raise ValueError(f"{name} in {path} must be integers; got {tensor.dtype}.")
     return {name: tensor.long() for name, tensor in tensors.items()}, facts
 
@@ -218,30 +226,50 @@ def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
 def _load_parquet(path: Path) -> tuple[dict, dict]:
     arrow, parquet = import_pyarrow()
     try:
-        table = parquet.read_table(path)
-        facts = _parse_facts(
-            path, (table.schema.metadata or {}).get(FORMAT.encode()), FACTS | {"num_latent_tokens": int}
-        )
-        table = table.select(_parquet_schema(arrow).names).cast(_parquet_schema(arrow))
-    except (arrow.ArrowException, KeyError) as error:
-        raise ValueError(f"{path} is truncated, damaged or no codes file ({error}).") from error
-    columns = table.to_pydict()
-    if any(None in values for values in columns.values()):
+        metadata = parquet.read_metadata(path)
+        text = (metadata.metadata or {}).get(FORMAT.encode())
+        facts = _parse_facts(path, text, FACTS | {"num_latent_tokens": int})
+        limit = facts.pop("num_latent_tokens")
+        _check_growth(path, metadata.num_rows * limit)
+        table = parquet.read_table(path, read_dictionary=["file_name"])
+        names = _plain_names(arrow, path, table)
+        schema = _parquet_schema(arrow)
+        table = table.select(schema.names[1:]).cast(schema.remove(0)).combine_chunks()
+    except (arrow.ArrowException, KeyError, OSError) as error:
+        raise ValueError(f"{path} is truncated, damaged or no codes file: {first_line(error)}") from error
+    prefixes = arrow.concat_arrays(table["image_codes"].chunks or [arrow.array([], schema.field("image_codes").type)])
+    if any(column.null_count for column in (*table.columns, prefixes.values)) or None in names:
         raise ValueError(f"{path} has empty cells; every image needs a name, codes, a budget and a size.")
-    limit = facts.pop("num_latent_tokens")
-    if not 1 <= limit <= 2**16:  # allocated below: a damaged number must not claim all memory
-        raise ValueError(f"The metadata of {path} are damaged: num_latent_tokens is {limit}.")
+    budgets, heights, widths, lengths, kept = (
+        torch.from_numpy(column.to_numpy().astype("int64"))
+        for column in (table["budget"], table["height"], table["width"], prefixes.value_lengths(), prefixes.flatten())
+    )
+    for row in ((lengths != budgets) | (budgets > limit)).nonzero()[:1].flatten().tolist():
+        raise ValueError(
+            f"{path} gives {names[row]!r} {lengths[row]} codes under a budget of {budgets[row]}; they must be equal "
+            f"and at most {limit}."
+        )
     codes = torch.full((table.num_rows, limit), facts["codebook_size"])
-    for row, (prefix, budget) in enumerate(zip(columns["image_codes"], columns["budget"])):
-        if len(prefix) != budget or budget > limit:
-            raise ValueError(
-                f"{path} gives {columns['file_name'][row]!r} {len(prefix)} codes under a budget of {budget}; they "
-                f"must be equal and at most {limit}."
-            )
-        codes[row, :budget] = torch.tensor(prefix)
-    sizes = torch.tensor(list(zip(columns["height"], columns["width"]))).reshape(-1, 2)
-    facts["file_names"] = columns["file_name"]
-    return {"image_codes": codes, "budgets": torch.tensor(columns["budget"]), "original_sizes": sizes}, facts
+    codes[torch.arange(limit) < budgets[:, None]] = kept
+    sizes = torch.stack([heights, widths], dim=1)
+    return {"image_codes": codes, "budgets": budgets, "original_sizes": sizes}, facts | {"file_names": names}
+
+
+def _plain_names(arrow, path: Path, table) -> list[str | None]:
+    """The names, once it is known that they, which a dictionary may repeat, do not outgrow the file."""
+    names = table["file_name"]
+    if arrow.types.is_dictionary(names.type):
+        names = names.combine_chunks()
+        lengths = arrow.compute.binary_length(names.dictionary).take(names.indices)
+        _check_growth(path, arrow.compute.sum(lengths).as_py() or 0)
+    return names.cast(arrow.string()).to_pylist()
+
+
+def _check_growth(path: Path, size: int):
+    """Raises `ValueError` where a file announces far more than it can mean: a number must not claim all memory."""
+    limit = MAX_GROWTH * path.stat().st_size + MIN_LIMIT
+    if size > limit:
+        raise ValueError(f"{path} announces {size:,} codes or letters; a file of its size holds at most {limit:,}.")
 
 
 __all__ = ["ImageCodes", "check_codes_path"]

@@ -92,14 +92,11 @@ class ShardWriter:
         self.job, self.out, self.batch_size, self.say = job, Path(out), batch_size, say
         model, self.processor = load_checkpoint(job.model)
         self.model = model.eval().to(device)
-        images = load_image_dataset(job.data, job.split)
-        rows = list(range(len(images)))
-        if isinstance(images, Subset):  # a slice of a folder
-            images, rows = images.dataset, list(images.indices)
-        if job.max_images is not None and job.max_images < len(rows):
-            rows = [rows[index] for index in torch.linspace(0, len(rows) - 1, job.max_images).long().tolist()]
-        self.images, self.rows = images, rows
-        self.labels, self.class_names = load_labels(images, job.data, job.split)
+        self.images = images = load_image_dataset(job.data, job.split)
+        self.ids, (self.labels, self.class_names) = image_ids(images), labels_of(images)
+        self.rows = range(len(images))
+        if job.max_images is not None and job.max_images < len(images):
+            self.rows = torch.linspace(0, len(images) - 1, job.max_images).long().tolist()
         settings = {name: value for name, value in asdict(job).items() if name != "model"}  # the hashes say more
         self.facts = settings | {
             "model_hash": model_hash(model),
@@ -140,7 +137,7 @@ class ShardWriter:
                 batch += self._read(row)
             except UNREADABLE as error:
                 skipped += 1
-                self.say(f"skipped image {self.image_id(row)}: {' '.join(str(error).split())}")
+                self.say(f"skipped image {self.ids[row]}: {' '.join(str(error).split())}")
             if progress is not None:
                 progress.update()
             while len(batch) >= self.batch_size:
@@ -151,19 +148,13 @@ class ShardWriter:
         self._write(index, columns)
         return {"rows": len(columns["budget"]), "codes": sum(columns["budget"]), "skipped": skipped}
 
-    def image_id(self, row: int) -> str:
-        """The path of an image below its folder, or its row in the data."""
-        if isinstance(self.images, ImageFolder):
-            return self.images.paths[row].relative_to(self.images.folder).as_posix()
-        return str(row)
-
     def _read(self, row: int) -> list[tuple[dict, torch.Tensor]]:
         image = self.images[row]["image"]
         if image is None:
             raise ValueError("there is no image.")
         pictures = variants_of(ImageOps.exif_transpose(image), self.job, row)
         pixel_values = self.processor(pictures, return_tensors="pt")["pixel_values"]
-        facts = {"image_id": self.image_id(row), "label": self.labels[row], "model_hash": self.facts["model_hash"]}
+        facts = {"image_id": self.ids[row], "label": self.labels[row], "model_hash": self.facts["model_hash"]}
         return [(facts | {"variant": variant}, pixels) for variant, pixels in enumerate(pixel_values)]
 
     @torch.inference_mode()
@@ -252,28 +243,35 @@ def tokenize_dataset(
     }
 
 
-def load_labels(images: Dataset, source: str, split: str) -> tuple[list[int | None], list[str]]:
-    """The class of each image of a source, `None` where it is not known, and the names of all classes."""
+def image_ids(images: Dataset) -> list[str]:
+    """The path of each image below its folder, or its row in the data."""
+    if isinstance(images, Subset):
+        ids = image_ids(images.dataset)
+        return [ids[index] for index in images.indices]
+    if isinstance(images, ImageFolder):
+        return [path.relative_to(images.folder).as_posix() for path in images.paths]
+    return [str(row) for row in range(len(images))]
+
+
+def labels_of(images: Dataset) -> tuple[list[int | None], list[str]]:
+    """The class of each image, `None` where it is not known, and the names of the classes."""
+    if isinstance(images, Subset):
+        labels, names = labels_of(images.dataset)
+        return [labels[index] for index in images.indices], names
     if isinstance(images, ImageFolder):
         parents = [path.relative_to(images.folder).parent.as_posix() for path in images.paths]
         names = sorted({parent for parent in parents if parent != "."})
         numbers = {name: number for number, name in enumerate(names)}
         return [numbers.get(parent) for parent in parents], names
-    from datasets import ClassLabel, load_dataset
-
-    path, (name, bracket, rows) = Path(source), split.partition("[")
-    if path.is_dir() or path.suffix == ".parquet" or "*" in source:
-        files = sorted(map(str, path.glob(f"{name}*.parquet"))) if path.is_dir() else [source]
-        table = load_dataset("parquet", data_files={"train": files}, split=f"train{bracket}{rows}")
-    else:
-        table = load_dataset(source, split=split)
+    table = images.table
     if "label" not in table.column_names:
-        return [None] * len(images), []
-    table = table.select_columns("label")
+        return [None] * len(table), []
+    from datasets import ClassLabel
+
     if not isinstance(table.features["label"], ClassLabel):
         table = table.class_encode_column("label")
-    labels = [None if label is None or label < 0 else label for label in table["label"]]
-    return labels, list(table.features["label"].names)
+    names = list(table.features["label"].names)
+    return [label if label is not None and 0 <= label < len(names) else None for label in table["label"]], names
 
 
 def variants_of(image: Image.Image, job: TokenizeJob, row: int) -> list[Image.Image]:

@@ -10,9 +10,9 @@ import lpips
 import numpy as np
 import torch
 import torch_fidelity
-from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from ..data import load_image
 from . import metric_path
 from .inception import load_inception
 from .perceptual import load_lpips
@@ -79,7 +79,7 @@ def compare_with_libraries(
         weights = {} if name in ("psnr", "ssim") else {"weights_dir": weights_dir}
         metric = evaluate.load(metric_path(name), **weights)
         for start in range(0, len(names[0]), BATCH_SIZE):
-            first, second = ([Image.open(path).convert("RGB") for path in side[start:][:BATCH_SIZE]] for side in paths)
+            first, second = ([load_image(path).convert("RGB") for path in side[start:][:BATCH_SIZE]] for side in paths)
             metric.add_batch(references=first, predictions=second)
         ours[name] = metric.compute(**options.get(name, {}))[name]
     library = _by_torch_fidelity(references, reconstructions, metrics, weights_dir, kid_subset_size)
@@ -119,7 +119,7 @@ def _by_pairs(pairs: list[tuple[Path, Path]], metrics, weights_dir) -> dict[str,
     network = load_lpips(weights_dir=weights_dir) if "lpips" in metrics else None
     values: dict[str, list[float]] = {name: [] for name in metrics if name in ("lpips", "psnr", "ssim")}
     for pair in pairs if values else []:
-        images = [np.asarray(Image.open(path).convert("RGB")) for path in pair]
+        images = [np.asarray(load_image(path).convert("RGB")) for path in pair]
         target, preds = (torch.tensor(image / 255).permute(2, 0, 1)[None] for image in images)
         if "lpips" in values:
             values["lpips"].append(network(*map(lpips.im2tensor, images)).item())

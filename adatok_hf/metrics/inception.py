@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from ..extras import require
 from .images import check_images
 
 
@@ -76,6 +77,7 @@ def load_inception(weights_dir: str | Path | None = None) -> Inception:
 
 
 def _extractor(weights) -> torch.nn.Module:
+    require("eval", "torch_fidelity")
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     return FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=weights)

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..extras import require
 from .images import check_images, to_pixel_values
 
 
@@ -104,6 +105,7 @@ def ssim(references: torch.Tensor, reconstructions: torch.Tensor) -> torch.Tenso
     0.061
 
     ```"""
+    require("eval", "torchmetrics")
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     check_pairs(references, reconstructions, min_size=SSIM_WINDOW)

@@ -8,6 +8,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..extras import require
+
 
 BACKBONE_FILES = {"alex": "alexnet_features_fp16.safetensors", "vgg": "vgg16_features_fp16.safetensors"}
 MIN_SIZES = {"alex": 31, "vgg": 16}  # pixels: smaller images are pooled away
@@ -39,6 +41,7 @@ def load_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> torc
 
     Source: huggingface.co/papers/1801.03924
     """
+    require("eval", "lpips")
     import lpips
 
     if net not in BACKBONE_FILES:

@@ -7,11 +7,12 @@ from pathlib import Path
 from types import NoneType
 from typing import get_args, get_origin, get_type_hints
 
-import yaml
 from accelerate import PartialState
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 from transformers.trainer_utils import get_last_checkpoint
+
+from ..files import parse_yaml
 
 
 RECIPES_DIR = Path(__file__).parent.parent / "recipes"
@@ -51,10 +52,7 @@ def parse_recipe(stage: str, recipe: str, overrides: Sequence[str], argument_cla
         `ValueError`: for an unknown recipe, a file that is not flat YAML, or a key or value that does not fit.
     """
     path = find_recipe(stage, recipe)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    values = parse_yaml(path.read_text(encoding="utf-8"), path)
     if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
         raise ValueError(f"{path} must be one flat list of 'key: value' lines.")
     arguments = []
