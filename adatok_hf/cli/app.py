@@ -26,7 +26,6 @@ from .push import push
 from .reconstruct import reconstruct
 from .reward_table import reward_table
 from .tokenize_dataset import tokenize_dataset
-from .train_generator import generator
 
 
 COMMANDS = (
@@ -59,9 +58,14 @@ def make_app() -> typer.Typer:
     app.callback()(_common)
     for command in COMMANDS:
         app.command()(command)
+    bench_app = typer.Typer(invoke_without_command=True)
+    bench_app.callback()(bench)
+    bench_app.command(name="generation")(bench_generation)
+    app.add_typer(bench_app, name="bench")
     train_app = typer.Typer(help="Train a model from a recipe.", no_args_is_help=True)
     train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train.tokenizer)
     train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train.policy)
+    train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train_generator.generator)
     app.add_typer(train_app, name="train")
     study_app = typer.Typer(help="Find out by experiments with controls what a part is worth.", no_args_is_help=True)
     study_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(study.policy)
@@ -71,11 +75,6 @@ def make_app() -> typer.Typer:
     heads_app.command(name="export")(heads.export_heads)
     heads_app.command(name="import")(heads.import_heads)
     app.add_typer(heads_app, name="heads")
-    train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(generator)
-    bench_app = typer.Typer(invoke_without_command=True)
-    bench_app.callback()(bench)
-    bench_app.command(name="generation")(bench_generation)
-    app.add_typer(bench_app, name="bench")
     return app
 
 

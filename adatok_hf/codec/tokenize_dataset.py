@@ -115,7 +115,7 @@ class ShardWriter:
     def images_of(self, index: int) -> list[int]:
         """Rows of the data that a shard stands for."""
         start = index * self.job.images_per_shard
-        return self.rows[start : start + self.job.images_per_shard]
+        return list(self.rows[start : start + self.job.images_per_shard])
 
     def __call__(self, index: int, progress: tqdm | None = None) -> dict[str, int]:
         """
