@@ -46,7 +46,7 @@ def tokenize_dataset(
         raise ValueError(f"--engine must be local or ray; got {engine!r}.")
     if engine == "ray":
         raise ValueError("The ray engine is not there yet; use --engine local, under torchrun for several processes.")
-    check_cost_bias(cost_bias)
+    check_cost_bias(cost_bias, budgets)
     prepare_folder(out)
     model = model or default_checkpoint()
     config = load_checkpoint(model)[0].config if budgets != "auto" else None

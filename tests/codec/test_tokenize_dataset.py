@@ -192,6 +192,15 @@ def test_subfolders_are_classes(make_job, tmp_path, pictures):
     assert dict(zip(rows["image_id"], rows["label"])) == {"c.png": None, "cats/a.png": 0, "dogs/b.png": 1}
 
 
+def test_a_slice_of_a_folder_keeps_names_and_classes(make_job, tmp_path, pictures):
+    for index, name in enumerate(("cats/a.png", "cats/b.png", "dogs/c.png")):
+        (tmp_path / "zoo" / name).parent.mkdir(parents=True, exist_ok=True)
+        pictures[index].save(tmp_path / "zoo" / name)
+    tokenize_dataset(make_job(data=str(tmp_path / "zoo"), split="train[1:]"), tmp_path / "out")
+    rows = load(tmp_path / "out")
+    assert dict(zip(rows["image_id"], rows["label"])) == {"cats/b.png": 0, "dogs/c.png": 1}
+
+
 def test_labels_that_are_words_become_classes(make_job, tmp_path, pictures):
     columns = {"image": pictures[:2], "label": ["owl", "cat"]}
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
