@@ -1,10 +1,14 @@
 """AdaTok for the Hugging Face Hub."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from .modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, AdaTokPreTrainedModel
+
+
+__version__ = version("adatok-hf")
 
 
 def default_checkpoint() -> str:
