@@ -1,6 +1,7 @@
 """AdaTok for the Hugging Face Hub."""
 
 import importlib
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,9 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+__version__ = version("adatok-hf")
 
 
 def default_checkpoint() -> str:

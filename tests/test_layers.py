@@ -23,6 +23,7 @@ FLOORS = (
     {"training", "conversion"},
     {"study"},
     {"cli"},
+    {"__main__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = {

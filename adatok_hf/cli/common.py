@@ -26,6 +26,17 @@ def load_model(model: str | None, device: str | None):
     return network.eval().to(device), model or Path(path).name, processor
 
 
+def cast_model(model, dtype: str | None):
+    """Puts a model into another floating point type; after its fingerprint was taken, which knows its type."""
+    if dtype is None:
+        return model
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"--dtype must be float32, bfloat16 or float16; got {dtype!r}.")
+    import torch
+
+    return model.to(getattr(torch, dtype))
+
+
 def load_lpips(weights_dir: Path | None, download: bool, device):
     """Loads the LPIPS network; where it is not at hand and nobody asked for it, `None` and the reason."""
     from ..metrics.perceptual import has_lpips, load_lpips

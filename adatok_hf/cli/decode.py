@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ..files import printable
-from .common import load_model, prepare_folder
-from .options import DeviceOption, ModelOption, parse_budget
+from .common import cast_model, load_model, prepare_folder
+from .options import BatchSizeOption, DeviceOption, DtypeOption, ModelOption, parse_budget
 
 
 MAX_NAME = 200  # bytes of a file name without ending and number; file systems take 255
@@ -22,6 +22,8 @@ def decode(
     ] = "auto",
     model: ModelOption = None,
     device: DeviceOption = None,
+    batch_size: BatchSizeOption = 32,
+    dtype: DtypeOption = None,
     force: Annotated[bool, typer.Option("--force", help="Decode even what another model has encoded.")] = False,
 ):
     """Turn a file of image codes back into pictures."""
@@ -29,7 +31,6 @@ def decode(
     from tqdm import tqdm
 
     from ..checkpoint import model_hash
-    from ..codec.batches import BATCH_SIZE
     from ..codec.codes_file import ImageCodes
     from ..files import whole_file
 
@@ -41,14 +42,15 @@ def decode(
             f"{codes_file} was made by {codes.model!r}, whose weights are not those of {model_id!r}; name the right "
             "model with --model, or insist with --force."
         )
+    network = cast_model(network, dtype)
     limit = parse_budget(budgets, network.config)
     kept = codes.budgets if limit is None else codes.budgets.clamp(max=limit)
     names = png_names(codes.file_names)
     for folder in {(out / name).parent for name in names}:
         prepare_folder(folder)
     with torch.inference_mode():
-        for start in tqdm(range(0, len(codes), BATCH_SIZE), desc="Decoding", unit="batch", disable=None):
-            batch = slice(start, start + BATCH_SIZE)
+        for start in tqdm(range(0, len(codes), batch_size), desc="Decoding", unit="batch", disable=None):
+            batch = slice(start, start + batch_size)
             image_codes = codes.image_codes[batch].to(network.device)
             decoded = network.decode(image_codes, budgets=kept[batch].to(network.device))
             for name, picture in zip(names[batch], processor.post_process(decoded.pixel_values)):

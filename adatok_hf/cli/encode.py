@@ -5,8 +5,18 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, prepare_folder, say
-from .options import CostBiasOption, DeviceOption, ImagesArgument, ModelOption, check_cost_bias, parse_budget
+from .common import cast_model, load_model, prepare_folder, say
+from .options import (
+    BatchSizeOption,
+    CostBiasOption,
+    DeviceOption,
+    DtypeOption,
+    ImagesArgument,
+    ModelOption,
+    SplitOption,
+    check_cost_bias,
+    parse_budget,
+)
 
 
 def encode(
@@ -16,8 +26,11 @@ def encode(
     cost_bias: CostBiasOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,
+    batch_size: BatchSizeOption = 32,
+    dtype: DtypeOption = None,
+    split: SplitOption = None,
 ):
-    """Turn pictures into a file of image codes."""
+    """Turn pictures, folders, parquet files or datasets into a file of image codes."""
     import torch
 
     from ..checkpoint import model_hash
@@ -31,12 +44,14 @@ def encode(
     check_cost_bias(cost_bias, budgets)
     prepare_folder(out.parent)
     network, model_id, processor = load_model(model, device)
-    forced = parse_budget(budgets, network.config)
-    batches = ImageBatches(images, processor, say)
+    forced, fingerprint = parse_budget(budgets, network.config), model_hash(network)
+    network = cast_model(network, dtype)
+    batches = ImageBatches(images, processor, say, batch_size, split)
     names, sizes, parts = [], [], []
     with torch.inference_mode():
         for batch_names, batch_sizes, pixel_values in batches:
-            parts.append(network.encode(pixel_values.to(network.device), budgets=forced, cost_bias=cost_bias))
+            pixel_values = pixel_values.to(network.device, network.dtype)
+            parts.append(network.encode(pixel_values, budgets=forced, cost_bias=cost_bias))
             names += batch_names
             sizes += batch_sizes
     codes = ImageCodes(
@@ -45,7 +60,7 @@ def encode(
         original_sizes=torch.tensor(sizes),
         file_names=names,
         model=model_id,
-        model_hash=model_hash(network),
+        model_hash=fingerprint,
         image_size=network.config.image_size,
         codebook_size=network.config.codebook_size,
     )

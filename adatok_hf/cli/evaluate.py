@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, prepare_folder
+from .common import load_model, prepare_folder, say
 from .options import (
     AUTO,
     CostBiasOption,
@@ -31,8 +31,12 @@ def evaluate(
     ] = "auto,all",
     cost_bias: CostBiasOption = None,
     metrics: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Out of rfid, kid, lpips, psnr and ssim.")
-    ] = "rfid,kid,lpips,psnr,ssim",
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Out of rfid, kid, lpips, psnr and ssim; those that there are images enough for, if not given.",
+        ),
+    ] = None,
     codecs: Annotated[str, typer.Option(metavar="NAME,...", help="Baselines out of jpeg, webp and avif.")] = "",
     max_images: MaxImagesOption = None,
     protocol: Annotated[str | None, typer.Option(help="imagenet-50k: exactly what the papers do.")] = None,
@@ -54,7 +58,7 @@ def evaluate(
     that was cut off goes on where it stopped. The last line of the output is one JSON object.
     """
     from ..data import load_image_dataset
-    from ..evaluation.evaluate import EvaluationSettings, start_processes
+    from ..evaluation.evaluate import METRICS, EvaluationSettings, fitting_metrics, start_processes
     from ..evaluation.protocol import find_protocol
     from ..evaluation.quality import evaluate_checkpoint, format_table, last_line
 
@@ -66,9 +70,15 @@ def evaluate(
     if cost_bias is not None:
         network.config.cost_bias = cost_bias
     chosen = parse_budgets(budgets, network.config)
+    images = load_image_dataset(data, split, max_images)
+    names = list(METRICS) if metrics is None else parse_names(metrics)
+    if metrics is None and protocol is None and images:
+        names = fitting_metrics(len(images), kid_subset_size)
+        if left_out := [name for name in METRICS if name not in names]:
+            say(f"{' and '.join(left_out)} left out: {len(images):,} images are too few.")
     settings = EvaluationSettings(
         budgets=[*sorted(budget for budget in chosen if budget != AUTO), *([AUTO] if AUTO in chosen else [])],
-        metrics=parse_names(metrics),
+        metrics=names,
         codecs=parse_names(codecs),
         batch_size=batch_size,
         kid_subset_size=kid_subset_size,
@@ -77,15 +87,19 @@ def evaluate(
     report = evaluate_checkpoint(
         network,
         processor,
-        load_image_dataset(data, split, max_images),
+        images,
         out,
         settings,
         weights_dir=weights_dir,
         reference=reference,
         save_reference=save_reference,
         say=typer.echo,
+        warn=say,
         facts={"model": model_id, "data": data, "split": split, "command": shlex.join(["adatok", *context.obj])},
     )
     if report is not None:  # in the first process
         typer.echo(format_table(report))
         typer.echo(last_line(report))
+        if report["skipped_images"]:
+            say(f"{report['skipped_images']} of {len(images):,} images could not be read and are left out.")
+            raise typer.Exit(1)

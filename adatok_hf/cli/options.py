@@ -18,6 +18,13 @@ WeightsOption = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder with the LPIPS weights; else ADATOK_WEIGHTS_DIR.")
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the GPU, if any, if not given.")]
+DtypeOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="float32, bfloat16 or float16; the model's own if not given.")
+]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Images at once.")]
+SplitOption = Annotated[
+    str | None, typer.Option(help="Take IMG for a dataset, as --data elsewhere, and read this split of it.")
+]
 CostBiasOption = Annotated[
     float | None,
     typer.Option(help="Shifts the policy: positive is cheaper, negative finer; the model's own if not given."),

@@ -67,7 +67,7 @@ def reconstruct(
     typer.echo(format_table(results + means))
     if reason:
         say(f"LPIPS is left out: {reason}")
-    if len(batches.files) - batches.skipped_files > GRID_ROWS:
+    if len(batches.pictures) - batches.skipped_files > GRID_ROWS:
         say(f"grid.png shows the first {GRID_ROWS} pictures.")
     if batches.skipped:
         raise typer.Exit(1)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..files import printable
+
 
 MIN_CELL = 144  # pixels: a label in a readable size needs that much room
 FONT_SIZE = 15
@@ -60,7 +62,7 @@ def draw_grid(rows: list[GridRow]) -> Image.Image:
     draw = ImageDraw.Draw(grid)
     for row_index, (row, chart) in enumerate(zip(rows, charts)):
         y = MARGIN + row_index * (height + MARGIN)
-        items = [(row.original, _fit(row.name, font, cell), "original")]
+        items = [(row.original, _fit(_drawable(row.name, font), font, cell), "original")]
         items += [
             (item.picture, f"{item.budget} code{'s' * (item.budget != 1)}", f"{quality:.2f} dB")
             for item, quality in row.cells
@@ -109,6 +111,15 @@ def _draw_bars(draw: ImageDraw.ImageDraw, x: int, y: int, cell: int, item: Recon
         if all(right + 3 < start or left - 3 > end for start, end in taken):
             draw.text((left, base + 6), text, fill=ink, font=font, anchor="lt")
             taken.append((left, right))
+
+
+def _drawable(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """A text whose letters that the font lacks, of which all would look alike, are written by their numbers."""
+    absent = bytes(font.getmask("\uffff"))
+    return "".join(
+        letter if letter.isascii() or bytes(font.getmask(letter)) != absent else f"[{ord(letter):X}]"
+        for letter in printable(text)
+    )
 
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:

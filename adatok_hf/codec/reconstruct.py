@@ -6,6 +6,7 @@ from statistics import fmean
 import torch
 from PIL import Image
 
+from ..files import printable
 from ..metrics.images import to_images
 from ..metrics.pairs import perceptual_distance, psnr
 from ..metrics.rate import bits_per_pixel
@@ -135,7 +136,7 @@ def format_table(results: list[Result]) -> str:
     for result in results:
         lpips = "-" if result.lpips is None else f"{result.lpips:.4f}"
         budget = f"{result.budget:.4g}"
-        lines.append((result.image, budget, f"{result.bits_per_pixel:.4f}", f"{result.psnr:.2f}", lpips))
+        lines.append((printable(result.image), budget, f"{result.bits_per_pixel:.4f}", f"{result.psnr:.2f}", lpips))
     return align_columns(lines)
 
 

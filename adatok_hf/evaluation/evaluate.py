@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..allocation.choice import choose_columns
 from ..checkpoint import model_hash, policy_hash
-from ..files import hash_file, whole_file, write_json
+from ..files import hash_file, remove_left_overs, whole_file, write_json
 from ..metrics.images import to_uint8
 from ..metrics.inception import INCEPTION_FILE, MIN_IMAGES
 from ..metrics.pairs import PairMetrics
@@ -100,6 +100,12 @@ class EvaluationSettings:
                 raise ValueError(f"{metric} needs at least {least:,} images; got {num_images:,}: {way_out}.")
 
 
+def fitting_metrics(num_images: int, kid_subset_size: int = 1000) -> list[str]:
+    """All metrics that so many images are enough for."""
+    least = {"rfid": MIN_IMAGES, "kid": kid_subset_size}
+    return [metric for metric in METRICS if num_images >= least.get(metric, 1)]
+
+
 class EvaluationRun:
     """
     The measurements of one evaluation, kept in a folder in parts of fixed size. What is there is not measured again;
@@ -116,6 +122,8 @@ class EvaluationRun:
             them.
         weights (`dict[str, dict]`, *optional*): What `hash_weights` gives, so that parts by other weights are refused.
         measure_originals (`bool`, *optional*, defaults to `True`): Whether the real images' features are needed.
+        warn (`Callable`, *optional*):
+            Takes a sentence about each image that cannot be read and is skipped; with a protocol it is an error.
 
     Raises:
         `ValueError`: if the folder holds the parts of another evaluation.
@@ -133,10 +141,12 @@ class EvaluationRun:
         lpips: torch.nn.Module | None = None,
         weights: dict[str, dict] | None = None,
         measure_originals: bool = True,
+        warn: Callable[[str], object] = print,
     ):
         settings.check_images(len(dataset))
         self.model, self.processor, self.dataset = model, processor, dataset
         self.folder, self.settings, self.inception = Path(folder), settings, inception
+        self.warn = warn
         self.pair_metrics = PairMetrics(lpips)
         self.units = ["images", *(["originals"] if inception is not None and measure_originals else [])]
         self.units += [f"budget-{budget}" for budget in settings.budgets]
@@ -163,6 +173,8 @@ class EvaluationRun:
         path = self.folder / "settings.json"
         with PartialState().main_process_first():
             self.folder.mkdir(parents=True, exist_ok=True)
+            for folder in (self.folder, *self.folder.glob("part-*")):
+                remove_left_overs(folder)
             if not path.is_file():
                 write_json(path, facts)
         try:
@@ -210,8 +222,14 @@ class EvaluationRun:
             yield self._load(part, unit)["features"]
 
     def pictures(self, rows: list[int]) -> torch.Tensor:
-        """Pixel values `(images, 3, image_size, image_size)` in [-1, 1] of some images."""
-        return torch.cat([self._pixel_values([row]) for row in rows])
+        """Pixel values `(images, 3, image_size, image_size)` in [-1, 1] of some of the images that were measured."""
+        measured = self.columns("images")["rows"].tolist()
+        return torch.cat([self._pixel_values(measured[row]) for row in rows])
+
+    @property
+    def num_images(self) -> int:
+        """How many images were measured; the others could not be read."""
+        return len(self.columns("images")["rows"])
 
     def _rows(self, part: int) -> range:
         size = self.settings.images_per_part
@@ -232,20 +250,24 @@ class EvaluationRun:
         missing = [unit for unit in self.units if not self._path(part, unit).is_file()]
         rows, size = self._rows(part), self.settings.batch_size
         parts: dict[str, dict[str, list[torch.Tensor]]] = {unit: {} for unit in missing}
-        hashes = []
+        hashes, read = [], []
         for start in range(rows.start, rows.stop, size):
             batch = range(start, min(start + size, rows.stop))
-            pixel_values = self._pixel_values(batch)
+            progress.update(len(batch))
+            pixel_values = self._read(batch, read)
+            if pixel_values is None:
+                continue
             originals = to_uint8(pixel_values)
             hashes.append(hash_images(originals))
             if missing:
                 for unit, columns in self._measure_batch(pixel_values, originals, missing):
                     for name, values in columns.items():
                         parts[unit].setdefault(name, []).append(values.cpu())
-            progress.update(len(batch))
+        if not read:
+            raise ValueError(f"None of the images {rows.start} to {rows.stop - 1} of the data could be read.")
         found = torch.cat(hashes)
         if "images" in missing:
-            parts["images"]["hash"] = [found]
+            parts["images"] = {"hash": [found], "rows": [torch.tensor(read)]}
         elif not torch.equal(self._load(part, "images")["hash"], found):
             raise ValueError(f"{self.folder} holds an evaluation of other images; name another --out or delete it.")
         for unit, columns in parts.items():
@@ -258,16 +280,28 @@ class EvaluationRun:
             with whole_file(path) as temporary:
                 save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
-    def _pixel_values(self, rows: range | list[int]) -> torch.Tensor:
-        protocol, pixel_values = self.settings.protocol, []
+    def _read(self, rows: range, read: list[int]) -> torch.Tensor | None:
+        """Pixel values of the images of these rows that can be read, whose numbers are added to `read`."""
+        pixel_values = []
         for row in rows:
-            image = self.dataset[row]["image"]  # named by its file where there is one, if it cannot be read
             try:
-                image = protocol.prepare(image) if protocol is not None else image
-                pixel_values.append(self.processor(image, return_tensors="pt")["pixel_values"])
+                pixel_values.append(self._pixel_values(row))
             except ValueError as error:
-                raise ValueError(f"Image {row} of the data: {error}") from error
-        return torch.cat(pixel_values)
+                if self.settings.protocol is not None:
+                    raise
+                self.warn(f"skipped: {error}")
+            else:
+                read.append(row)
+        return torch.cat(pixel_values) if pixel_values else None
+
+    def _pixel_values(self, row: int) -> torch.Tensor:
+        protocol = self.settings.protocol
+        image = self.dataset[row]["image"]  # named by its file where there is one, if it cannot be read
+        try:
+            image = protocol.prepare(image) if protocol is not None else image
+            return self.processor(image, return_tensors="pt")["pixel_values"]
+        except ValueError as error:
+            raise ValueError(f"Image {row} of the data: {error}") from error
 
     def _measure_batch(
         self, pixel_values: torch.Tensor, originals: torch.Tensor, units: list[str]
@@ -361,4 +395,4 @@ def start_processes(device: str | None) -> str | None:
     return str(state.device) if device is None and state.num_processes > 1 else device
 
 
-__all__ = ["EvaluationRun", "EvaluationSettings", "hash_weights", "start_processes"]
+__all__ = ["EvaluationRun", "EvaluationSettings", "fitting_metrics", "hash_weights", "start_processes"]

@@ -46,6 +46,7 @@ def evaluate_checkpoint(
     save_reference: str | Path | None = None,
     facts: dict | None = None,
     say: Callable[[str], object] = print,
+    warn: Callable[[str], object] = print,
 ) -> dict | None:
     """
     Measures a model and writes `results.json`, `quality.png` and `worst-and-best.png`. What a run that was cut off has
@@ -61,6 +62,7 @@ def evaluate_checkpoint(
         reference, save_reference (`str` or `Path`, *optional*): Reference statistics to compare with, or to write.
         facts (`dict`, *optional*): What else the report shall say: `model`, `data`, `split`, `command`.
         say (`Callable`, *optional*): Takes the description of the protocol.
+        warn (`Callable`, *optional*): Takes a sentence about each image that cannot be read, which is skipped.
 
     Returns:
         `dict` or `None`: the report; `None` in all processes but the first.
@@ -97,6 +99,7 @@ def evaluate_checkpoint(
         lpips=lpips,
         weights=weights,
         measure_originals=statistics is None,
+        warn=warn,
     )
     run.measure()
     if not first:
@@ -153,7 +156,8 @@ def summarize(
         "model_hash": model_hash(model),
         "policy_hash": policy_hash(model),
         "image_size": model.config.image_size,
-        "num_images": len(run.dataset),
+        "num_images": run.num_images,
+        "skipped_images": len(run.dataset) - run.num_images,
         "image_list_hash": hash_image_list(run.columns("images")["hash"]),
         "preprocessing": describe_preprocessing(run.processor, settings.protocol),
         "protocol": settings.protocol.name if settings.protocol is not None else None,

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import adatok_hf
 from adatok_hf.cli import app, main
 
 
@@ -110,6 +111,7 @@ def test_version(capsys):
     with pytest.raises(SystemExit) as exit_info:
         main(["--version"])
     version = importlib.metadata.version("adatok-hf")
+    assert adatok_hf.__version__ == version
     assert (exit_info.value.code, capsys.readouterr().out) == (0, f"adatok {version}\n")
 
 

@@ -1,14 +1,18 @@
 """The `adatok` command: what it writes, what it prints, and how it refuses bad input."""
 
+import contextlib
 import dataclasses
 import importlib
+import io
 import json
 import math
+import os
 import subprocess
 import sys
 import zlib
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,7 +22,7 @@ from adatok_hf.cli import main
 from adatok_hf.cli.decode import png_names
 from adatok_hf.codec.batches import ImageBatches
 from adatok_hf.codec.codes_file import ImageCodes
-from adatok_hf.codec.grid import Reconstruction, draw_grid
+from adatok_hf.codec.grid import GridRow, Reconstruction, draw_grid
 from adatok_hf.codec.reconstruct import measure, reconstruct
 from adatok_hf.metrics.rate import bits_per_pixel
 
@@ -449,3 +453,110 @@ def test_the_grid_shows_every_pixel_of_original_and_reconstructions(sample_image
     assert np.array_equal(grid[16 + 2 : 16 + cell : 5, 16 + 2 : 16 + cell : 5], np.asarray(original))
     assert np.array_equal(grid[16 + 2 : 16 + cell : 5, 192 + 2 : 192 + cell : 5], np.asarray(other))
     assert (grid[:, 16 + cell + 1 : 16 + cell + 15] == 255).all()
+
+
+def test_encode_takes_a_table_and_names_its_rows(adatok, tmp_path, sample_images):
+    images = [{"bytes": as_png(image), "path": None} for image in sample_images]
+    images[2] = {"bytes": b"no picture", "path": None}
+    features = datasets.Features({"image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}})
+    (tmp_path / "data").mkdir()
+    datasets.Dataset.from_dict({"image": images}, features=features).to_parquet(tmp_path / "data" / "test-0.parquet")
+    out = tmp_path / "codes.safetensors"
+    for source, options in ((tmp_path / "data" / "test-0.parquet", []), (tmp_path / "data", ["--split", "test"])):
+        code, _, stderr = adatok("encode", source, "--out", out, *options)
+        assert code == 1 and "skipped Row 2 of " in stderr
+        assert ImageCodes.load(out).file_names == [f"{source.stem}/{row:06d}" for row in (0, 1, 3)]
+
+
+def as_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_codes_do_not_depend_on_the_batch_size(adatok, pictures, tmp_path):
+    for size in (1, 3):
+        assert adatok("encode", pictures, "--out", tmp_path / f"{size}.safetensors", "--batch-size", size)[0] == 0
+    one, three = (ImageCodes.load(tmp_path / f"{size}.safetensors") for size in (1, 3))
+    assert torch.equal(one.image_codes, three.image_codes)
+    assert adatok("decode", tmp_path / "1.safetensors", "--out", tmp_path / "out", "--batch-size", 3)[0] == 0
+
+
+def test_half_precision_is_an_option_and_keeps_the_fingerprint(adatok, pictures, tmp_path):
+    out = tmp_path / "codes.safetensors"
+    assert adatok("encode", pictures, "--out", out, "--dtype", "bfloat16")[0] == 0
+    assert adatok("decode", out, "--out", tmp_path / "out", "--dtype", "bfloat16")[0] == 0
+    code, _, stderr = adatok("encode", pictures, "--out", out, "--dtype", "int8")
+    assert code == 2 and is_one_sentence(stderr) and "'int8'" in stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_that_are_no_text_or_command_a_terminal(adatok, tmp_path, sample_images):
+    folder = os.fsencode(tmp_path / "odd")
+    os.mkdir(folder)
+    for name in (b"\xff.png", b"a\x1b[31m.png", "写真.png".encode()):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(as_png(sample_images[1]))
+    with open(os.path.join(folder, b"b\x1b[31m.png"), "wb") as file:
+        file.write(b"no picture")
+    for suffix in ("safetensors", "parquet"):
+        code, stdout, stderr = adatok("encode", tmp_path / "odd", "--out", tmp_path / f"codes.{suffix}")
+        assert code == 1 and "\x1b" not in stdout + stderr, stderr
+        assert ImageCodes.load(tmp_path / f"codes.{suffix}").file_names == ["a\x1b[31m.png", "写真.png", "\ufffd.png"]
+    code, stdout, stderr = adatok("reconstruct", tmp_path / "odd", "--out", tmp_path / "out", "--budgets", "4")
+    assert code == 1 and "\x1b" not in stdout + stderr and "写真.png" in stdout
+
+
+def test_letters_that_the_font_lacks_differ_in_the_grid():
+    picture = Image.new("RGB", (144, 144))
+    rows = ([GridRow(name, picture, [(Reconstruction(4, picture), 1.0)])] for name in ("写真", "漢字", "été"))
+    grids = [draw_grid(row) for row in rows]
+    assert len({grid.tobytes() for grid in grids}) == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 128 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "reconstruct", "heads", "parquet"])
+def test_a_full_disk_is_one_sentence_and_the_old_file_stays(command, adatok, pictures, tmp_path, small_disk):
+    codes = tmp_path / "codes.safetensors"
+    assert adatok("encode", pictures, "--out", codes)[0] == 0
+    (small_disk / "old").write_bytes(bytes(120 << 10))
+    old = {"encode": "out.safetensors", "parquet": "out.parquet", "decode": "a.png", "reconstruct": "grid.png"}
+    if command in old:
+        (small_disk / old[command]).write_text("old")
+    (small_disk / "rest").write_bytes(bytes(small_free(small_disk)))
+    if command in ("encode", "parquet"):
+        result = adatok("encode", pictures, "--out", small_disk / old[command])
+    elif command == "heads":
+        main_arguments = ("heads", "export", "--out", small_disk / "heads")
+        result = run_main(main_arguments, tmp_path / "tiny_checkpoint")
+    else:
+        result = adatok(command, codes if command == "decode" else pictures, "--out", small_disk)
+    code, stderr = result[0], result[-1]
+    assert code in (2, 3) and "No space left on device" in stderr and str(small_disk) in stderr
+    assert [line for line in stderr.splitlines() if "error" in line][0].endswith(".")
+    if command in old:
+        assert (small_disk / old[command]).read_text() == "old"
+    assert not [path for path in small_disk.iterdir() if path.name.startswith(".")]
+
+
+def small_free(folder: Path) -> int:
+    space = os.statvfs(folder)
+    return space.f_bavail * space.f_frsize
+
+
+def run_main(arguments, model):
+    stderr = io.StringIO()
+    with pytest.raises(SystemExit) as exit_info, contextlib.redirect_stderr(stderr):
+        main([*map(str, arguments), "--model", str(model)])
+    return exit_info.value.code, stderr.getvalue()

@@ -262,12 +262,33 @@ def test_empty_data_are_refused(adatok, tmp_path, tiny_model, processor):
         EvaluationRun(tiny_model, processor, [], tmp_path / "parts", settings)
 
 
-def test_an_image_with_nan_is_refused_by_its_number(adatok, images):
+def test_an_image_with_nan_is_skipped_by_its_number(adatok, images, tmp_path):
     pixels = np.zeros((40, 40), dtype=np.float32)
     pixels[0, 0] = np.nan
     Image.fromarray(pixels).save(images / "005.tif")  # the seventh in order, after 005.png
-    message = error_of(adatok(metrics="psnr", budgets="4"))
-    assert "Image 6 of the data: An image must not contain NaN" in message
+    code, _, stderr = adatok(metrics="psnr", budgets="4")
+    assert code == 1 and "adatok: skipped: Image 6 of the data: An image must not contain NaN" in stderr
+    assert read(tmp_path)["num_images"] == NUM_IMAGES
+
+
+def test_a_damaged_file_is_skipped_counted_and_changes_no_number(adatok, images, tmp_path):
+    assert adatok(out=tmp_path / "clean")[0] == 0
+    (images / "001-damaged.png").write_bytes((images / "001.png").read_bytes()[:60])
+    code, stdout, stderr = adatok()
+    assert code == 1 and str(images / "001-damaged.png") in stderr and "1 of 11 images could not be read" in stderr
+    report, clean = read(tmp_path), read(tmp_path, "clean")
+    assert (report["num_images"], report["skipped_images"], clean["skipped_images"]) == (NUM_IMAGES, 1, 0)
+    assert report["image_list_hash"] == clean["image_list_hash"]
+    assert [row["psnr"] for row in report["rows"]] == pytest.approx([row["psnr"] for row in clean["rows"]])
+
+
+def test_a_small_folder_leaves_out_what_needs_more_images(adatok, images, tmp_path):
+    for path in sorted(images.iterdir())[3:]:
+        path.unlink()
+    code, stdout, stderr = adatok(budgets="4")
+    assert code == 0 and "adatok: rfid and kid left out: 3 images are too few." in stderr
+    assert read(tmp_path)["metrics"] == ["lpips", "psnr", "ssim"] and "rFID" not in stdout
+    assert "rfid needs at least" in error_of(adatok(metrics="rfid", budgets="4", out=tmp_path / "other"))
 
 
 def test_a_model_that_gives_nan_is_refused(adatok, checkpoint):
