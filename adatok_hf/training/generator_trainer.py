@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer
 
 from ..modeling.vocabulary_adatok import ImageVocabulary
 from .generator_arguments import GeneratorTrainingArguments
+from .stateful_trainer import ResumableTrainer
 
 
 IGNORED = -100
@@ -84,7 +84,7 @@ class EqualLengthSampler(Sampler):
         return iter(torch.cat([batches.flatten(), order[whole * self.batch_size :]]).tolist())
 
 
-class AdaTokGeneratorTrainer(Trainer):
+class AdaTokGeneratorTrainer(ResumableTrainer):
     """
     Trains a causal language model on sequences of image codes. What differs from [`~transformers.Trainer`]: batches
     have one length, every token weighs the same although batches have few or many, and evaluation drops no class.

@@ -1,6 +1,7 @@
 """Reading recipes and running them."""
 
 import json
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -8,12 +9,15 @@ from types import NoneType
 from typing import get_args, get_origin, get_type_hints
 
 from accelerate import PartialState
+from safetensors import SafetensorError, safe_open
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
 
 from ..files import parse_yaml
 
+
+logger = logging.get_logger(__name__)
 
 RECIPES_DIR = Path(__file__).parent.parent / "recipes"
 WORDS = ("none", "null", "[]")  # that stand for no value and for no values, where a field may have none
@@ -105,15 +109,58 @@ def run_recipe(
         train (`Callable`): Takes one instance of each class, gives the metrics.
     """
     metrics = train(*parse_recipe(stage, recipe, overrides, argument_classes))
-    if PartialState().is_main_process:
+    state = PartialState()
+    if state.is_main_process:
         print(json.dumps(metrics))
+    # A process that ends while another still writes takes that one's connection away, and it aborts.
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
-    """The checkpoint that the arguments name, or else the last one in their output folder, if there is any."""
+    """
+    The checkpoint that a run goes on from: the one that the arguments name, or else the last whole one in their output
+    folder, if there is any. A later one that a cut left damaged is named in a warning.
+
+    Raises:
+        `ValueError`: if the arguments name a checkpoint that is not whole.
+    """
     if arguments.resume_from_checkpoint is not None:
+        damage = find_damage(Path(arguments.resume_from_checkpoint))
+        if damage is not None:
+            raise ValueError(f"{arguments.resume_from_checkpoint} cannot be resumed: {damage}.")
         return arguments.resume_from_checkpoint
-    return get_last_checkpoint(arguments.output_dir) if Path(arguments.output_dir).is_dir() else None
+    found = [path for path in Path(arguments.output_dir).glob("checkpoint-*") if path.name[11:].isdecimal()]
+    for checkpoint in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
+        damage = find_damage(checkpoint)
+        if damage is None:
+            return str(checkpoint)
+        logger.warning(f"{checkpoint} is left aside, it is not whole: {damage}.")
+    return None
+
+
+def find_damage(checkpoint: Path) -> str | None:
+    """What a checkpoint of a Trainer lacks, `None` if it is whole."""
+    for pattern in ("trainer_state.json", "*.safetensors", "optimizer.pt", "scheduler.pt", "*.pt", "rng_state*.pth"):
+        files = list(checkpoint.glob(pattern))
+        if not files:
+            return f"{pattern} is missing"
+        for file in files:
+            if not _is_whole(file):
+                return f"{file.name} is damaged"
+    return None
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        if file.suffix == ".json":
+            return isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt"):
+                return True
+        return zipfile.is_zipfile(file)  # torch writes zip files, whose directory stands at the end
+    except (OSError, ValueError, SafetensorError):
+        return False
 
 
 def _raise_value_error(message: str):

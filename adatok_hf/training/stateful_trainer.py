@@ -1,12 +1,38 @@
-"""What both Trainers add to `Trainer`: means of what they measure at each step, and a state beyond the optimizer's."""
+"""What our Trainers add to `Trainer`: runs that know their end, means of measures, a state beyond the optimizer's."""
 
 import os
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
 
 
-class StatefulTrainer(Trainer):
+logger = logging.get_logger(__name__)
+
+
+class ResumableTrainer(Trainer):
+    """A Trainer that takes up a finished run as it ended, where `Trainer` would train one step beyond."""
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
+        if resume_from_checkpoint is None:
+            return super().train(**kwargs)
+        state = TrainerState.load_from_json(os.path.join(resume_from_checkpoint, TRAINER_STATE_NAME))
+        end = self.args.max_steps if self.args.max_steps > 0 else state.max_steps
+        if state.global_step < end:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        logger.warning(f"This run is finished: {resume_from_checkpoint} stands at step {state.global_step} of {end}.")
+        self.take_up(resume_from_checkpoint)
+        self.state = state
+        return TrainOutput(state.global_step, 0.0, {})
+
+    def take_up(self, checkpoint: str):
+        """Loads what a finished run is exported from."""
+        self._load_from_checkpoint(checkpoint)
+
+
+class StatefulTrainer(ResumableTrainer):
     """
     A Trainer that logs the means of measures since the last log line, and that saves a state of its own beside the
     optimizer's.
@@ -51,8 +77,14 @@ class StatefulTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None):
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
+        if checkpoint is not None:
+            self._load_state_of(checkpoint)
+
+    def take_up(self, checkpoint: str):
+        super().take_up(checkpoint)
+        self._load_state_of(checkpoint)
+
+    def _load_state_of(self, checkpoint: str):
         path = os.path.join(checkpoint, self.state_name)
         if not os.path.isfile(path):
             raise ValueError(

@@ -318,8 +318,16 @@ class ReconstructionTrainer(StatefulTrainer):
         Args:
             output_dir (`str`): The folder, see [`~adatok_hf.checkpoint.save_checkpoint`].
             metrics (`dict`): See [`~adatok_hf.model_card.model_card`].
+
+        Raises:
+            `ValueError`: if a weight is not finite, so that nothing is written over what is there.
         """
         weights = self.ema.module.state_dict()
+        if not all(torch.isfinite(value).all() for value in weights.values()):
+            raise ValueError(
+                f"The training has diverged: weights are not finite after {self.state.global_step} steps, and "
+                f"{output_dir} is left as it is. Start anew with a lower learning rate."
+            )
         if self.args.export_half_precision:
             weights = {name: self._in_half_precision(name, value) for name, value in weights.items()}
         base = self.model.name_or_path  # folder of the weights that training started from, if any

@@ -1,9 +1,13 @@
 """A run that was cut off goes on exactly where it stood."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from adatok_hf.training.recipe import checkpoint_to_resume
 
 
 ARGUMENTS = {
@@ -89,3 +93,81 @@ def test_checkpoint_without_the_trainers_state_is_refused(make_trainer, tmp_path
     (checkpoint / "reconstruction_state.pt").unlink()
     with one_sentence("reconstruction_state.pt", str(checkpoint)):
         make_trainer("resumed", **ARGUMENTS).train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A folder with the checkpoints of two steps, for copies."""
+    return tmp_path_factory.mktemp("checkpoints") / "run"
+
+
+@pytest.fixture
+def short_run(make_trainer, checkpoints, tmp_path):
+    """A trainer whose output folder holds whole checkpoints of two steps."""
+    if not checkpoints.exists():
+        make_trainer("first", **{**ARGUMENTS, "max_steps": 2}).train()
+        shutil.copytree(tmp_path / "first", checkpoints)
+    shutil.copytree(checkpoints, tmp_path / "short")
+    return make_trainer("short", **ARGUMENTS), tmp_path / "short"
+
+
+@pytest.mark.parametrize("share", [0.5, 0], ids=["cut in half", "missing"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+def test_a_run_goes_on_from_its_last_whole_checkpoint(short_run, caplog, name, share):
+    trainer, folder = short_run
+    assert checkpoint_to_resume(trainer.args) == str(folder / "checkpoint-2")
+    path = folder / "checkpoint-2" / name
+    content = path.read_bytes()
+    path.unlink()
+    if share:
+        path.write_bytes(content[: int(len(content) * share)])
+    assert checkpoint_to_resume(trainer.args) == str(folder / "checkpoint-1")
+    trainer.args.resume_from_checkpoint = str(folder / "checkpoint-2")
+    with pytest.raises(ValueError, match="checkpoint-2 cannot be resumed: .* (is missing|is damaged)"):
+        checkpoint_to_resume(trainer.args)
+
+
+def test_a_trainers_own_state_has_to_be_whole_too(short_run):
+    trainer, folder = short_run
+    path = folder / "checkpoint-2" / trainer.state_name
+    path.write_bytes(path.read_bytes()[:-100])
+    assert checkpoint_to_resume(trainer.args) == str(folder / "checkpoint-1")
+
+
+def test_a_run_without_a_whole_checkpoint_starts_anew(short_run):
+    trainer, folder = short_run
+    for checkpoint in folder.glob("checkpoint-*"):
+        (checkpoint / "trainer_state.json").unlink()
+    assert checkpoint_to_resume(trainer.args) is None
+
+
+def test_a_finished_run_stays_as_it_is(make_trainer, tmp_path):
+    finished = make_trainer("whole", **ARGUMENTS)
+    finished.train()
+    again = make_trainer("whole", **ARGUMENTS)
+    again.train(resume_from_checkpoint=checkpoint_to_resume(again.args))
+    assert again.state.global_step == 5
+    assert_same(finished.ema.module.state_dict(), again.ema.module.state_dict(), "averages")
+    assert_same(finished.model.state_dict(), again.model.state_dict(), "model")
+    assert finished.evaluate() == again.evaluate()
+    again.export(str(tmp_path / "export"), {})
+    assert (tmp_path / "export" / "model.safetensors").is_file()
+
+
+def test_an_image_left_over_at_the_end_of_an_epoch_trains_alone(make_trainer, pictures):
+    trainer = make_trainer(images=pictures[:9], max_steps=3)  # in batches of four
+    trainer.train()
+    assert trainer.state.epoch == 1 and trainer.state.global_step == 3
+
+
+def test_weights_that_are_not_finite_replace_nothing(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.export(str(tmp_path / "export"), {})
+    before = (tmp_path / "export" / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        next(trainer.ema.module.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="has diverged"):
+        trainer.export(str(tmp_path / "export"), {})
+    assert (tmp_path / "export" / "model.safetensors").read_bytes() == before
