@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners import lora
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
@@ -65,11 +66,54 @@ class AdaTokAttention(nn.Module):
         return self.o_proj(attended.flatten(-2)), weights
 
 
+class AdaTokHeadedLinear(lora.Linear):
+    """
+    A linear layer with the heads, as LoRA adapters of which the first `num_heads` are the heads. PEFT adds adapters of
+    a user behind them; merging and unloading concerns those alone.
+    """
+
+    num_heads = 0  # before all heads are there, which `AdaTokModel` sees to, no adapter is guarded
+
+    @property
+    def head_names(self) -> list[str]:
+        return list(self.lora_A)[: self.num_heads]
+
+    @property
+    def user_adapters(self) -> list[str]:
+        """Names of the active adapters that are no heads."""
+        heads = self.head_names
+        return [name for name in self.active_adapters if name in self.lora_A and name not in heads]
+
+    def update_layer(self, adapter_name: str, *args, **kwargs):
+        if adapter_name in self.head_names:
+            raise ValueError(
+                f"{adapter_name!r} is a head of this model; give your adapter another name, or replace the head by "
+                "adatok_hf.conversion.heads.import_heads."
+            )
+        super().update_layer(adapter_name, *args, **kwargs)
+
+    def unload_and_optionally_merge_module(
+        self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
+    ) -> "AdaTokHeadedLinear":
+        """What PEFT calls to get rid of its layer: this one stays, without the user's adapters."""
+        if merge:
+            names = self.user_adapters if adapter_names is None else adapter_names
+            names = [name for name in names if name not in self.head_names]
+            if names:
+                self.merge(safe_merge=safe_merge, adapter_names=names)
+        self.merged_adapters = []
+        for name in list(self.lora_A)[self.num_heads :]:
+            self.delete_adapter(name)
+        self._active_adapter = self.head_names[-1:]
+        self._disable_adapters = False
+        return self
+
+
 def multi_head_linear(
-    layer: nn.Linear | LoraLayer, hidden_states: torch.Tensor, head_indices: torch.Tensor | int | None
+    layer: nn.Linear | lora.LoraLayer, hidden_states: torch.Tensor, head_indices: torch.Tensor | int | None
 ) -> torch.Tensor:
     """
-    Applies a linear layer with one LoRA head per sample.
+    Applies a linear layer with one LoRA head per sample, and the adapters that a user has put on top.
 
     Args:
         layer: A plain linear layer, or one that PEFT has wrapped.
@@ -78,15 +122,21 @@ def multi_head_linear(
             Which adapter serves each sample, or all of them. `None` leaves the choice to PEFT (its active adapter, or
             its `adapter_names`).
     """
-    if head_indices is None or not isinstance(layer, LoraLayer):
+    if head_indices is None or not isinstance(layer, BaseTunerLayer):
         return layer(hidden_states)
-    downs = [adapter.weight for adapter in layer.lora_A.values()]
-    ups = [adapter.weight for adapter in layer.lora_B.values()]
-    base, scaling = layer.base_layer, layer.scaling[next(iter(layer.lora_A))]
+    if not isinstance(layer, AdaTokHeadedLinear):
+        raise ValueError(
+            f"A {type(layer).__name__} of PEFT hides the heads of the decoder's fc1 and fc2; on these put LoRA, or "
+            "name other target_modules."
+        )
+    downs = [layer.lora_A[name].weight for name in layer.head_names]
+    ups = [layer.lora_B[name].weight for name in layer.head_names]
+    scaling = layer.scaling[layer.head_names[0]]
+    base = layer if layer.user_adapters else layer.base_layer
     if isinstance(head_indices, int):
         down, up = downs[head_indices], ups[head_indices]
-        num_tokens, (out_features, in_features) = hidden_states[..., 0].numel(), base.weight.shape
-        if num_tokens * (in_features + out_features) > in_features * out_features:
+        num_tokens, (out_features, in_features) = hidden_states[..., 0].numel(), layer.base_layer.weight.shape
+        if base is layer.base_layer and num_tokens * (in_features + out_features) > in_features * out_features:
             # Merging the head costs less than two more products for every token.
             weight = torch.addmm(base.weight, up, down, alpha=scaling)
             return nn.functional.linear(hidden_states, weight, base.bias)
@@ -238,9 +288,9 @@ def init_linear(module: nn.Linear):
 
 
 def init_heads(module: nn.Module):
-    """PEFT's law, for all LoRA layers inside a module: heads that change nothing yet."""
+    """PEFT's law, for all heads inside a module: heads that change nothing yet."""
     for layer in module.modules():
-        if isinstance(layer, LoraLayer):
-            for down, up in zip(layer.lora_A.values(), layer.lora_B.values()):
-                init.kaiming_uniform_(down.weight, a=5**0.5)
-                init.zeros_(up.weight)
+        if isinstance(layer, AdaTokHeadedLinear):
+            for name in layer.head_names:
+                init.kaiming_uniform_(layer.lora_A[name].weight, a=5**0.5)
+                init.zeros_(layer.lora_B[name].weight)

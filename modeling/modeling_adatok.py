@@ -18,6 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .blocks import (
     AdaTokAttention,
+    AdaTokHeadedLinear,
     AdaTokLayer,
     AdaTokVectorQuantizer,
     init_heads,
@@ -321,6 +322,20 @@ class AdaTokModel(AdaTokPreTrainedModel):
     >>> encoded.code_mask.sum(dim=1).tolist(), decoded.pixel_values.shape == pixel_values.shape
     ([4, 20], True)
 
+    ```
+
+    An adapter of one's own goes on top; it trains alone, and the heads survive its merging:
+
+    ```python
+    >>> from peft import LoraConfig, get_peft_model
+
+    >>> on_top = get_peft_model(model, LoraConfig(r=4, target_modules=["qkv_proj", "fc1"]))
+    >>> {name.split(".")[-2] for name, parameter in on_top.named_parameters() if parameter.requires_grad}
+    {'default'}
+    >>> model = on_top.merge_and_unload()
+    >>> list(model.decoder.layers[0].mlp.fc1.lora_A)[:2]
+    ['budget_0004', 'budget_0008']
+
     ```"""
 
     def __init__(self, config: AdaTokConfig):
@@ -345,14 +360,45 @@ class AdaTokModel(AdaTokPreTrainedModel):
         lora_config = LoraConfig(
             r=self.config.lora_rank, lora_alpha=self.config.lora_alpha, target_modules=["fc1", "fc2"]
         )
+        lora_config._register_custom_module({nn.Linear: AdaTokHeadedLinear})  # PEFT's documented way
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message="Already found a `peft_config`"
             )  # several adapters are the point
             for budget in self.config.budgets:
                 inject_adapter_in_model(lora_config, self.decoder, adapter_name=f"budget_{budget:04d}")
+        for layer in self.decoder.modules():
+            if isinstance(layer, AdaTokHeadedLinear):
+                layer.num_heads = len(self.config.budgets)
         # PEFT freezes the base and all but one adapter; here everything trains until a trainer says otherwise.
         self.decoder.requires_grad_(True)
+
+    def __setattr__(self, name: str, value):
+        super().__setattr__(name, value)
+        if name == "peft_config":  # PEFT sets it once a user's adapter is in place
+            self._freeze_all_but(list(value))
+
+    def _freeze_all_but(self, adapter_names: list[str]):
+        # PEFT freezes a model under its first adapter only; for that it takes a head, and leaves all else trainable.
+        for name, parameter in self.named_parameters():
+            if not any(f".{adapter}." in f"{name}." for adapter in adapter_names):
+                parameter.requires_grad_(False)
+
+    def load_adapter(self, peft_model_id: str | None = None, *args, **kwargs):
+        """As in transformers, for an adapter of the whole model; an exported head, which is one of the decoder alone,
+        is a `ValueError` that names `import_heads`."""
+        name = kwargs.get("adapter_name") or (args[0] if args else None) or "default"
+        heads = {name: tensor.clone() for name, tensor in self.state_dict().items() if ".lora_" in name}
+        loading_info = super().load_adapter(peft_model_id, *args, **kwargs)
+        self.load_state_dict(heads, strict=False)  # transformers takes all adapters for new ones
+        missing = sorted(key for key in loading_info.missing_keys if f".{name}." in key) if loading_info else []
+        if missing:
+            self.delete_adapter(name)
+            raise ValueError(
+                f"The adapter {peft_model_id} lacks {len(missing)} tensors that this model needs, {missing[0]} among "
+                "them; a head is read by adatok_hf.conversion.heads.import_heads(model, folder)."
+            )
+        return loading_info
 
     def get_input_embeddings(self) -> None:
         """`None`: pixels enter by a convolution, there is no table of embeddings to exchange or resize."""
