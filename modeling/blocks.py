@@ -102,9 +102,9 @@ class AdaTokHeadedLinear(lora.Linear):
             if names:
                 self.merge(safe_merge=safe_merge, adapter_names=names)
         self.merged_adapters = []
+        self._active_adapter = self.head_names[-1:]
         for name in list(self.lora_A)[self.num_heads :]:
             self.delete_adapter(name)
-        self._active_adapter = self.head_names[-1:]
         self._disable_adapters = False
         return self
 

@@ -32,6 +32,7 @@ from .pixel_decoder import AdaTokPixelDecoder
 logger = logging.get_logger(__name__)
 
 MASKED_GROUP_SIZE = 8  # images; below it the matrices of a group are too small for a CPU
+MAX_PIXEL_VALUE = 2  # beyond it values are not a little out of [-1, 1], but of another range
 
 
 @dataclass
@@ -55,6 +56,10 @@ class AdaTokEncoderOutput(ModelOutput):
     code_mask: torch.BoolTensor | None = None
     budget_logits: torch.FloatTensor | None = None
     policy_features: torch.FloatTensor | None = None
+
+    def to_list(self) -> list[list[int]]:
+        """The codes inside the budget of each image, which `AdaTokModel.decode` takes back."""
+        return [codes[:budget] for codes, budget in zip(self.image_codes.tolist(), self.budgets.tolist())]
 
 
 @dataclass
@@ -472,7 +477,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
 
     def decode(
         self,
-        image_codes: torch.LongTensor,
+        image_codes: torch.LongTensor | AdaTokEncoderOutput | Sequence[Sequence[int]],
         budgets: int | Sequence[int] | torch.Tensor | None = None,
         group_by_budget: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -482,7 +487,8 @@ class AdaTokModel(AdaTokPreTrainedModel):
 
         Args:
             image_codes (`torch.LongTensor` of shape `(batch, codes)`):
-                Codes as `encode` gives them. May be cut off anywhere beyond the largest budget.
+                Codes as `encode` gives them. May be cut off anywhere beyond the largest budget. Lists of lists may
+                differ in length; what `encode` returned brings its budgets along, as `decode(**encoded)` does too.
             budgets (`int`, or `(batch,)` integers, *optional*):
                 How many leading codes to use, in `1 .. num_latent_tokens`; unset, all before the first pad code.
                 The next larger candidate budget's head serves each image.
@@ -497,8 +503,15 @@ class AdaTokModel(AdaTokPreTrainedModel):
         Raises:
             `ValueError`: for codes out of range, pad codes inside a prefix, and budgets out of range.
         """
+        for name in ("code_mask", "budget_logits", "policy_features"):  # of `decode(**encoded)`
+            kwargs.pop(name, None)
         self._check_keywords(kwargs)
-        if image_codes.ndim != 2 or image_codes.is_floating_point() or image_codes.dtype == torch.bool:
+        if isinstance(image_codes, AdaTokEncoderOutput):
+            budgets = image_codes.budgets if budgets is None else budgets
+            image_codes = image_codes.image_codes
+        if not isinstance(image_codes, torch.Tensor):
+            image_codes = self._tensor_of_codes(image_codes)
+        if image_codes.ndim != 2 or not _is_integer(image_codes):
             raise ValueError(
                 f"image_codes must be integers of shape (batch, codes); got {image_codes.dtype} of shape "
                 f"{tuple(image_codes.shape)}."
@@ -640,16 +653,31 @@ class AdaTokModel(AdaTokPreTrainedModel):
                 raise ValueError(f"Every budget must lie between 1 and {limit}; got {budget}.")
         try:
             resolved = torch.as_tensor(budgets, device=self.device)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"budgets must be one integer, or one per image; got {budgets!r}.") from error
-        if resolved.is_floating_point() or resolved.dtype == torch.bool or resolved.shape not in ((), (batch_size,)):
+        if not _is_integer(resolved) or resolved.shape not in ((), (batch_size,)):
             raise ValueError(
                 f"budgets must be one integer or {batch_size} of them, one per image; got {resolved.dtype} of shape "
                 f"{tuple(resolved.shape)}."
             )
+        resolved = resolved.long()  # types of 8 bits could not be compared with the limit
         if not torch.compiler.is_compiling() and not ((resolved >= 1) & (resolved <= limit)).all():
             raise ValueError(f"Every budget must lie between 1 and {limit}; got {resolved.tolist()}.")
-        return resolved.long().expand(batch_size).contiguous()
+        return resolved.expand(batch_size).contiguous()
+
+    def _tensor_of_codes(self, image_codes: Sequence[Sequence[int]]) -> torch.Tensor:
+        try:
+            if isinstance(image_codes, list | tuple):
+                rows = [torch.as_tensor(row) for row in image_codes]
+                if any(row.ndim != 1 or not _is_integer(row) for row in rows):
+                    raise ValueError("not rows of integers")
+                image_codes = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.config.pad_code_id)
+            return torch.as_tensor(image_codes, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                "image_codes must be integers of shape (batch, codes), one list of codes per image, or what encode "
+                f"returned; got a {type(image_codes).__name__}."
+            ) from error
 
     def _check_keywords(self, kwargs: dict):
         # The attention ignores what it does not know, so that a misspelt `budgets` would have no effect.
@@ -677,6 +705,11 @@ class AdaTokModel(AdaTokPreTrainedModel):
     def _check_pixel_values(self, pixel_values: torch.Tensor):
         size = self.config.image_size
         expected = (self.config.num_channels, size, size)
+        if not isinstance(pixel_values, torch.Tensor):
+            raise ValueError(
+                f"pixel_values must be a tensor of shape (batch, {', '.join(map(str, expected))}); got a "
+                f"{type(pixel_values).__name__}, of which AdaTokImageProcessor makes one."
+            )
         if pixel_values.shape[1:] != expected or len(pixel_values) == 0 or not pixel_values.is_floating_point():
             raise ValueError(
                 f"pixel_values must be floats of shape (batch, {', '.join(map(str, expected))}); got "
@@ -684,6 +717,11 @@ class AdaTokModel(AdaTokPreTrainedModel):
             )
         if not torch.compiler.is_compiling() and not torch.isfinite(pixel_values).all():
             raise ValueError("pixel_values contain NaN or infinite values; they must be finite and in [-1, 1].")
+        if not torch.compiler.is_compiling() and (largest := pixel_values.abs().max()) > MAX_PIXEL_VALUE:
+            raise ValueError(
+                f"pixel_values must lie in [-1, 1]; got {largest:g}, as of a picture in [0, 255]. "
+                "AdaTokImageProcessor scales them."
+            )
 
     def _check_image_codes(self, image_codes: torch.Tensor, budgets: torch.Tensor, code_mask: torch.Tensor):
         if torch.compiler.is_compiling():
@@ -697,6 +735,10 @@ class AdaTokModel(AdaTokPreTrainedModel):
                 f"Codes inside the budget must lie between 0 and {self.config.codebook_size - 1}; got {bad_codes[0]}"
                 + (f", {reason}." if reason else ".")
             )
+
+
+def _is_integer(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 __all__ = ["AdaTokDecoderOutput", "AdaTokEncoderOutput", "AdaTokModel", "AdaTokOutput", "AdaTokPreTrainedModel"]
