@@ -32,7 +32,7 @@ from .pixel_decoder import AdaTokPixelDecoder
 logger = logging.get_logger(__name__)
 
 MASKED_GROUP_SIZE = 8  # images; below it the matrices of a group are too small for a CPU
-MAX_PIXEL_VALUE = 2  # beyond it values are not a little out of [-1, 1], but of another range
+MAX_PIXEL_VALUE = 10  # noise and other normalisations stay below it, a picture in [0, 255] does not
 
 
 @dataclass
