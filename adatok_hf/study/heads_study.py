@@ -289,7 +289,7 @@ def run_heads_study(
                 model = train_arm(base, processor, train_dataset, settings, arm, seed, folder, weights_dir)
             else:
                 model = base if arm == HEADS_ON else zero_heads(copy.deepcopy(base))
-            _store(path, settings, arm, measure(model, batches, lpips, budgets))
+            store_measures(path, settings, arm, measure(model, batches, lpips, budgets))
         measured.setdefault(arm, []).append(_read(path, settings))
     result = {
         "steps": steps,
@@ -343,7 +343,7 @@ def _file_name(arm: str, seed: int | None) -> str:
     return f"{name}.json" if seed is None else f"{name}-{seed}.json"
 
 
-def _store(path: Path, settings: HeadsStudySettings, arm: str, values: dict[str, list[list[float]]]):
+def store_measures(path: Path, settings: HeadsStudySettings, arm: str, values: dict[str, list[list[float]]]):
     if not np.isfinite([values["psnr"], values["lpips"]]).all():
         raise ValueError(
             f"The training of the arm {arm!r} diverged: its measures are not finite. Lower --learning-rate, which is "
