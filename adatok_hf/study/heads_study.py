@@ -344,6 +344,7 @@ def _file_name(arm: str, seed: int | None) -> str:
 
 
 def store_measures(path: Path, settings: HeadsStudySettings, arm: str, values: dict[str, list[list[float]]]):
+    """Writes what an arm of the study measured; `ValueError` if its training has diverged."""
     if not np.isfinite([values["psnr"], values["lpips"]]).all():
         raise ValueError(
             f"The training of the arm {arm!r} diverged: its measures are not finite. Lower --learning-rate, which is "
@@ -400,4 +401,11 @@ def _rows(measured: dict[str, list[dict]], budgets: Sequence[int]) -> list[dict]
     return rows
 
 
-__all__ = ["build_arm", "count_head_parameters", "format_heads_table", "merge_heads", "run_heads_study"]
+__all__ = [
+    "build_arm",
+    "count_head_parameters",
+    "format_heads_table",
+    "merge_heads",
+    "run_heads_study",
+    "store_measures",
+]

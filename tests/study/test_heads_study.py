@@ -335,5 +335,7 @@ def test_a_checkpoint_with_one_candidate_budget_is_refused(base, inputs, tmp_pat
 def test_a_training_that_diverges_is_an_error_and_leaves_no_file(base, inputs, tmp_path):
     settings = heads.HeadsStudySettings("", "", "", 1, 1, 4, 7.5, 0.0, "alex", False)
     with pytest.raises(ValueError, match="'K heads' diverged.*7.5"):
-        heads.store_measures(tmp_path / "k-heads-0.json", settings, "K heads", {"psnr": [[1.0]], "lpips": [[float("nan")]]})
+        heads.store_measures(
+            tmp_path / "k-heads-0.json", settings, "K heads", {"psnr": [[1.0]], "lpips": [[float("nan")]]}
+        )
     assert not list(tmp_path.iterdir())
