@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from checkpoint_files import FILES
 from safetensors.torch import load_file, save_file
 
 from adatok_hf import AdaTokImageProcessor, AdaTokModel
@@ -12,18 +13,6 @@ from adatok_hf.checkpoint import copy_checkpoint, load_checkpoint, model_hash, p
 from adatok_hf.model_card import read_license
 
 
-FILES = {
-    "README.md",
-    "blocks.py",
-    "config.json",
-    "configuration_adatok.py",
-    "image_processing_adatok.py",
-    "metrics.json",
-    "model.safetensors",
-    "modeling_adatok.py",
-    "pixel_decoder.py",
-    "preprocessor_config.json",
-}
 METRICS = {"rows": [{"budget": 4, "psnr": 20.0}], "training": {"steps": 1}}
 
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from checkpoint_files import FILES
 from fresh_process import FreshProcess
 from hub_server import Commit, HubServer, Repository
 from originals import WEIGHTS, write_config, write_weights
@@ -23,18 +24,6 @@ from adatok_hf.conversion.titok import convert_original
 NESTED = [name for name in WEIGHTS if name.startswith("one-d-piece")]
 TWO_STAGE = [name for name in WEIGHTS if "vq8k" not in name]
 ONE_HEAD = [16]  # it is the heads that take time
-FILES = {
-    "README.md",
-    "blocks.py",
-    "config.json",
-    "configuration_adatok.py",
-    "image_processing_adatok.py",
-    "metrics.json",
-    "model.safetensors",
-    "modeling_adatok.py",
-    "pixel_decoder.py",
-    "preprocessor_config.json",
-}
 WIDE_RANGE = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
 UNEVEN_RANGE = ([0.485, 0.456, 0.406], [0.229, 0.5, 2.0])
 
