@@ -21,6 +21,7 @@ from .convert import convert
 from .decode import decode
 from .encode import encode
 from .evaluate import evaluate
+from .evaluate_generation import evaluate_generation
 from .generate import generate
 from .push import push
 from .reconstruct import reconstruct
@@ -33,6 +34,7 @@ COMMANDS = (
     encode,
     decode,
     evaluate,
+    evaluate_generation,
     generate,
     tokenize_dataset,
     reward_table,
