@@ -238,12 +238,19 @@ def read_metrics(folder: Path) -> dict | None:
 
 
 def _refuse_links(folder: Path):
-    """Raises `ValueError` for a link to what is not part of the checkpoint: it would be published under its name."""
+    """
+    Raises `ValueError` for a link to what is not part of the checkpoint: it would be published under its name. The
+    code is never the folder's own, see [`copy_checkpoint`].
+    """
     homes = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":  # in the cache of the Hub client every file is a link to a blob
         homes.append(folder.resolve().parent.parent / "blobs")
     for path in folder.iterdir():
-        if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
+        if (
+            path.is_symlink()
+            and path.suffix != ".py"
+            and not any(path.resolve().is_relative_to(home) for home in homes)
+        ):
             raise ValueError(f"{path} is a link out of the checkpoint folder; put the file itself there to push it.")
 
 
