@@ -316,9 +316,13 @@ def _load_model(folder: Path, config: AdaTokConfig, name: str | Path) -> AdaTokM
         raise ValueError(f"{name} has an adapter_config.json, which could put other weights in place of its own.")
     check_weights(folder, config, name)
     try:
-        return AdaTokModel.from_pretrained(folder, config=config, use_safetensors=True)
+        model = AdaTokModel.from_pretrained(folder, config=config, use_safetensors=True)
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"The weights of {name} cannot be read: {first_line(error)}") from error
+    for key, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"The weights of {name} cannot be used: {key} is not finite, the training has diverged.")
+    return model
 
 
 def _load_processor(folder: Path, config: AdaTokConfig, name: str | Path) -> Processor:
