@@ -98,6 +98,9 @@ class ReconstructionTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Whether Muon trains the matrices of the transformer layers, and AdamW only the rest."},
     )
+    adamw_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of AdamW beside Muon; learning_rate is for both if not given."}
+    )
     training_budgets: list[int] | None = field(
         default=None, metadata={"help": "Budgets to draw from and to evaluate at; the candidates if not given."}
     )
@@ -135,6 +138,11 @@ class ReconstructionTrainingArguments(TrainingArguments):
         if self.train_only is not None and self.train_only not in TRAINABLE_PARTS:
             raise ValueError(
                 f"train_only must be one of {', '.join(TRAINABLE_PARTS)}, or not given; got {self.train_only!r}."
+            )
+        if self.adamw_learning_rate is not None and not (self.muon and self.adamw_learning_rate >= 0):
+            raise ValueError(
+                f"adamw_learning_rate must be at least 0, with muon=True; got {self.adamw_learning_rate} with "
+                f"muon={self.muon}. Without Muon, learning_rate is that of AdamW."
             )
         super().__post_init__()
 

@@ -145,7 +145,13 @@ class ReconstructionTrainer(StatefulTrainer):
                 (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
         betas = (args.adam_beta1, args.adam_beta2)
         self.optimizer = MuonWithAdamW(
-            matrices, others, args.learning_rate, weight_decay=args.weight_decay, betas=betas, eps=args.adam_epsilon
+            matrices,
+            others,
+            args.learning_rate,
+            args.adamw_learning_rate,
+            weight_decay=args.weight_decay,
+            betas=betas,
+            eps=args.adam_epsilon,
         )
         return self.optimizer
 
