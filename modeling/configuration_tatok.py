@@ -163,6 +163,16 @@ class TaTokConfig(PreTrainedConfig):
         """Id that stands in the patch codes where a patch is dropped."""
         return self.patch_codebook_size
 
+    @property
+    def num_latent_tokens(self) -> int:
+        """Number of tokens of an image that keeps all patches."""
+        return self.num_global_tokens + self.num_patches
+
+    @property
+    def budgets(self) -> list[int]:
+        """Numbers of tokens to look at: the global ones alone, and with each further eighth of the patches."""
+        return sorted({self.num_global_tokens + self.num_patches * eighth // 8 for eighth in range(9)})
+
     def count_place_bits(self, num_kept: int) -> float:
         """What it takes to say which patches are kept: one bit for each, or their number and one of all such sets."""
         places = self.num_patches

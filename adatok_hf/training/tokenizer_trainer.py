@@ -88,6 +88,7 @@ class ReconstructionTrainer(StatefulTrainer):
     Source: huggingface.co/papers/2606.07185
     """
 
+    model_class = AdaTokModel
     state_name = "reconstruction_state.pt"
     args: ReconstructionTrainingArguments
     model: AdaTokModel

@@ -3,17 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from transformers import PreTrainedConfig, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
 from ..checkpoint import load_checkpoint
 from ..data import ImageCollator, RandomCrops, load_image_dataset
-from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
+from ..modeling import AdaTokImageProcessor, AdaTokModel
 from .recipe import checkpoint_to_resume, run_recipe
-from .tokenizer_arguments import ARGUMENT_CLASSES, DataArguments, ModelArguments, ReconstructionTrainingArguments
+from .tokenizer_arguments import ARGUMENT_CLASSES, DataArguments, ReconstructionTrainingArguments, StartArguments
 from .tokenizer_trainer import ReconstructionTrainer
 
 
-def build_model(arguments: ModelArguments) -> tuple[AdaTokModel, AdaTokImageProcessor]:
+def build_model(
+    arguments: StartArguments, model_class: type[PreTrainedModel] = AdaTokModel
+) -> tuple[PreTrainedModel, AdaTokImageProcessor]:
     """
     Makes a model with random weights, or loads the checkpoint named by `init_from`, and its image processor.
 
@@ -25,11 +27,13 @@ def build_model(arguments: ModelArguments) -> tuple[AdaTokModel, AdaTokImageProc
     attn_implementation = architecture.pop("attn_implementation", None)
     if init_from is not None:
         model, processor = load_checkpoint(init_from)
+        if not isinstance(model, model_class):
+            raise ValueError(f"{init_from} is a checkpoint of {type(model).__name__}, not of {model_class.__name__}.")
         _check_architecture(architecture, model.config, str(init_from))
     else:
-        config = AdaTokConfig(**architecture)
+        config = model_class.config_class(**architecture)
         size = config.image_size
-        model = AdaTokModel(config)
+        model = model_class(config)
         processor = AdaTokImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     if attn_implementation is not None:
         model.set_attn_implementation(attn_implementation)
@@ -46,7 +50,10 @@ def _check_architecture(wanted: dict, config: PreTrainedConfig, name: str):
 
 
 def train(
-    model_arguments: ModelArguments, data_arguments: DataArguments, arguments: ReconstructionTrainingArguments
+    model_arguments: StartArguments,
+    data_arguments: DataArguments,
+    arguments: ReconstructionTrainingArguments,
+    trainer_class: type[ReconstructionTrainer] = ReconstructionTrainer,
 ) -> dict[str, float]:
     """
     Trains, evaluates and exports a tokenizer into `arguments.output_dir`; a run that was cut off is resumed.
@@ -63,7 +70,7 @@ def train(
             f"--train_only {arguments.train_only} trains a part of a finished model: name its folder by --init_from."
         )
     set_seed(arguments.seed)
-    model, processor = build_model(model_arguments)
+    model, processor = build_model(model_arguments, trainer_class.model_class)
     train_dataset = eval_dataset = None
     if arguments.do_train:
         images = load_image_dataset(data_arguments.train_data, data_arguments.train_split)
@@ -72,7 +79,7 @@ def train(
         eval_dataset = load_image_dataset(
             data_arguments.eval_data, data_arguments.eval_split, data_arguments.max_eval_images
         )
-    trainer = ReconstructionTrainer(
+    trainer = trainer_class(
         model=model,
         args=arguments,
         train_dataset=train_dataset,
