@@ -251,6 +251,11 @@ class AdaTokConfig(PreTrainedConfig):
         """Id that fills the image codes beyond the budget."""
         return self.codebook_size
 
+    @property
+    def choice(self) -> str:
+        """All that decides, beside the policy's weights, which budget an image gets."""
+        return f"{self.cost_bias} {self.is_policy_trained}"
+
     def count_bits(self, budget: int) -> float:
         """
         What an image takes: its codes and the index of its budget, which a decoder has to be told. The index counts

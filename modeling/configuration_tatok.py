@@ -164,6 +164,11 @@ class TaTokConfig(PreTrainedConfig):
         return self.patch_codebook_size
 
     @property
+    def choice(self) -> str:
+        """All that decides, beside the prior's weights, which patches an image keeps."""
+        return f"{self.threshold} {self.threshold_rule} {self.entropy}"
+
+    @property
     def num_latent_tokens(self) -> int:
         """Number of tokens of an image that keeps all patches."""
         return self.num_global_tokens + self.num_patches

@@ -303,6 +303,18 @@ class AdaTokModel(AdaTokPreTrainedModel):
             policy_features=features if return_policy_features else None,
         )
 
+    def chosen_budgets(self, encoded: AdaTokEncoderOutput) -> torch.LongTensor:
+        r"""
+        The budgets that the policy gives images, whatever budget they were encoded with.
+
+        Args:
+            encoded ([`AdaTokEncoderOutput`]): What `encode` returned.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch,)`: candidate budgets.
+        """
+        return self.candidate_budgets[self._shift_logits(encoded.budget_logits, None).argmax(dim=-1)]
+
     def budget_distribution(self, budget_logits: torch.FloatTensor, cost_bias: float | None = None) -> torch.Tensor:
         r"""
         What the policy thinks of each candidate budget, the cost included. `encode` chooses the most probable one.

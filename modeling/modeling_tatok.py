@@ -311,7 +311,7 @@ class TaTokModel(TaTokPreTrainedModel):
             pixel_values, global_vectors, patch_vectors, self._check_entropy(entropy, block_size), block_size, **kwargs
         )
         if kept_mask is None:
-            counts = self._count_kept(patch_entropy.gather(1, order), threshold, num_tokens, threshold_rule)
+            counts = self.count_kept(patch_entropy.gather(1, order), threshold, num_tokens, threshold_rule)
             kept_mask = order.argsort(dim=1) < counts[:, None]
         else:
             kept_mask = self._check_kept_mask(kept_mask, len(pixel_values))
@@ -439,7 +439,7 @@ class TaTokModel(TaTokPreTrainedModel):
                 order, patch_entropy = self._order(
                     pixel_values, global_vectors, patch_vectors, self.config.entropy, None, **kwargs
                 )
-            counts = self._count_kept(patch_entropy.gather(1, order), threshold, num_tokens, None)
+            counts = self.count_kept(patch_entropy.gather(1, order), threshold, num_tokens, None)
             kept_mask = order.argsort(dim=1) < counts[:, None]
         else:
             kept_mask = self._check_kept_mask(kept_mask, len(pixel_values))
@@ -486,6 +486,43 @@ class TaTokModel(TaTokPreTrainedModel):
         entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
         return entropy.clamp(min=0) / math.log(2)
 
+    def count_kept(
+        self,
+        sorted_entropy: torch.Tensor,
+        threshold: float | None = None,
+        num_tokens: int | Sequence[int] | torch.Tensor | None = None,
+        threshold_rule: str | None = None,
+    ) -> torch.LongTensor:
+        r"""
+        How many patches each image keeps.
+
+        Args:
+            sorted_entropy (`torch.Tensor` of shape `(batch, num_patches)`):
+                Entropies in the order in which patches are kept.
+            threshold, num_tokens, threshold_rule:
+                As in [`~TaTokModel.encode`].
+
+        Returns:
+            `torch.LongTensor` of shape `(batch,)`: in `0 .. num_patches`.
+        """
+        if num_tokens is not None:
+            return self._resolve_num_tokens(num_tokens, len(sorted_entropy)) - self.config.num_global_tokens
+        rule = threshold_rule or self.config.threshold_rule
+        if threshold is None and threshold_rule not in (None, self.config.threshold_rule):
+            raise ValueError(f"threshold_rule={threshold_rule!r} needs a threshold of its own; got none.")
+        threshold = self.config.threshold if threshold is None else threshold
+        if threshold is None:
+            logger.warning_once(
+                "This checkpoint has no threshold: every image keeps all of its patches. Pass threshold=... or "
+                "num_tokens=... to choose yourself."
+            )
+            return torch.full((len(sorted_entropy),), self.config.num_patches, device=sorted_entropy.device)
+        check_threshold(threshold, rule)
+        # What is lost with each place and all later ones.
+        left = sorted_entropy.flip(1).cumsum(dim=1).flip(1)
+        allowed = (1 - threshold) * left[:, :1] if rule == "relative" else threshold
+        return (left > allowed).sum(dim=1)
+
     def _order(
         self,
         pixel_values: torch.Tensor,
@@ -518,32 +555,6 @@ class TaTokModel(TaTokPreTrainedModel):
         pixels = self.decoder(global_vectors, nothing, nothing[..., 0].bool(), **kwargs)
         error = (pixels - pixel_values).float().square().mean(dim=1, keepdim=True)
         return nn.functional.avg_pool2d(error, self.config.patch_size).flatten(1)
-
-    def _count_kept(
-        self,
-        sorted_entropy: torch.Tensor,
-        threshold: float | None,
-        num_tokens: int | Sequence[int] | torch.Tensor | None,
-        threshold_rule: str | None,
-    ) -> torch.LongTensor:
-        """How many of the places, in their order, each image keeps."""
-        if num_tokens is not None:
-            return self._resolve_num_tokens(num_tokens, len(sorted_entropy)) - self.config.num_global_tokens
-        rule = threshold_rule or self.config.threshold_rule
-        if threshold is None and threshold_rule not in (None, self.config.threshold_rule):
-            raise ValueError(f"threshold_rule={threshold_rule!r} needs a threshold of its own; got none.")
-        threshold = self.config.threshold if threshold is None else threshold
-        if threshold is None:
-            logger.warning_once(
-                "This checkpoint has no threshold: every image keeps all of its patches. Pass threshold=... or "
-                "num_tokens=... to choose yourself."
-            )
-            return torch.full((len(sorted_entropy),), self.config.num_patches, device=sorted_entropy.device)
-        check_threshold(threshold, rule)
-        # What is lost with each place and all later ones.
-        left = sorted_entropy.flip(1).cumsum(dim=1).flip(1)
-        allowed = (1 - threshold) * left[:, :1] if rule == "relative" else threshold
-        return (left > allowed).sum(dim=1)
 
     def _prior_loss(
         self,

@@ -26,9 +26,7 @@ def build_model(
     init_from = architecture.pop("init_from", None)
     attn_implementation = architecture.pop("attn_implementation", None)
     if init_from is not None:
-        model, processor = load_checkpoint(init_from)
-        if not isinstance(model, model_class):
-            raise ValueError(f"{init_from} is a checkpoint of {type(model).__name__}, not of {model_class.__name__}.")
+        model, processor = load_checkpoint(init_from, kinds=(model_class,))
         _check_architecture(architecture, model.config, str(init_from))
     else:
         config = model_class.config_class(**architecture)
