@@ -66,6 +66,7 @@ def make_app() -> typer.Typer:
     app.add_typer(bench_app, name="bench")
     train_app = typer.Typer(help="Train a model from a recipe.", no_args_is_help=True)
     train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train.tokenizer)
+    train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train.tatok)
     train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train.policy)
     train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train_generator.generator)
     app.add_typer(train_app, name="train")

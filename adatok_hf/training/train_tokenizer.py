@@ -4,21 +4,23 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from torch.utils.data import Subset
-from transformers import PreTrainedConfig, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from ..checkpoint import load_checkpoint
 from ..data import ImageCollator, RandomCrops, ReadableImages, load_image_dataset, read_images
-from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
+from ..modeling import AdaTokImageProcessor, AdaTokModel
 from .recipe import checkpoint_to_resume, run_recipe
-from .tokenizer_arguments import ARGUMENT_CLASSES, DataArguments, ModelArguments, ReconstructionTrainingArguments
+from .tokenizer_arguments import ARGUMENT_CLASSES, DataArguments, ReconstructionTrainingArguments, StartArguments
 from .tokenizer_trainer import ReconstructionTrainer
 
 
 logger = logging.get_logger(__name__)
 
 
-def build_model(arguments: ModelArguments) -> tuple[AdaTokModel, AdaTokImageProcessor]:
+def build_model(
+    arguments: StartArguments, model_class: type[PreTrainedModel] = AdaTokModel
+) -> tuple[PreTrainedModel, AdaTokImageProcessor]:
     """
     Makes a model with random weights, or loads the checkpoint named by `init_from`, and its image processor.
 
@@ -29,12 +31,12 @@ def build_model(arguments: ModelArguments) -> tuple[AdaTokModel, AdaTokImageProc
     init_from = architecture.pop("init_from", None)
     attn_implementation = architecture.pop("attn_implementation", None)
     if init_from is not None:
-        model, processor = load_checkpoint(init_from)
+        model, processor = load_checkpoint(init_from, kinds=(model_class,))
         _check_architecture(architecture, model.config, str(init_from))
     else:
-        config = AdaTokConfig(**architecture)
+        config = model_class.config_class(**architecture)
         size = config.image_size
-        model = AdaTokModel(config)
+        model = model_class(config)
         processor = AdaTokImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     if attn_implementation is not None:
         model.set_attn_implementation(attn_implementation)
@@ -51,7 +53,10 @@ def _check_architecture(wanted: dict, config: PreTrainedConfig, name: str):
 
 
 def train(
-    model_arguments: ModelArguments, data_arguments: DataArguments, arguments: ReconstructionTrainingArguments
+    model_arguments: StartArguments,
+    data_arguments: DataArguments,
+    arguments: ReconstructionTrainingArguments,
+    trainer_class: type[ReconstructionTrainer] = ReconstructionTrainer,
 ) -> dict[str, float]:
     """
     Trains, evaluates and exports a tokenizer into `arguments.output_dir`; a run that was cut off is resumed.
@@ -68,7 +73,7 @@ def train(
             f"--train_only {arguments.train_only} trains a part of a finished model: name its folder by --init_from."
         )
     set_seed(arguments.seed)
-    model, processor = build_model(model_arguments)
+    model, processor = build_model(model_arguments, trainer_class.model_class)
     train_dataset = eval_dataset = None
     if arguments.do_train:
         images = load_image_dataset(data_arguments.train_data, data_arguments.train_split)
@@ -76,7 +81,7 @@ def train(
         train_dataset = RandomCrops(images, data_arguments.min_crop)
     if data_arguments.eval_data:
         eval_dataset = load_eval_images(data_arguments, processor)
-    trainer = ReconstructionTrainer(
+    trainer = trainer_class(
         model=model,
         args=arguments,
         train_dataset=train_dataset,
