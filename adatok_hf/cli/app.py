@@ -73,6 +73,7 @@ def make_app() -> typer.Typer:
     study_app = typer.Typer(help="Find out by experiments with controls what a part is worth.", no_args_is_help=True)
     study_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(study.policy)
     study_app.command()(study.heads)
+    study_app.command(context_settings=OVERRIDES)(study.fixed)
     app.add_typer(study_app, name="study")
     heads_app = typer.Typer(help="Exchange the decoder's heads with the PEFT library.", no_args_is_help=True)
     heads_app.command(name="export")(heads.export_heads)
