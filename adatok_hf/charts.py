@@ -120,10 +120,10 @@ def quality_chart(points: Sequence[tuple[int, float]], marked: tuple[int, float]
     parts.append(_text(marked_x, HEIGHT - BOTTOM + 18, str(marked[0]), weight="600", color=ACCENT))
     if marked in shown:
         x, y = place(*marked)
-        anchor = "start" if x < WIDTH / 4 else "end" if x > WIDTH * 3 / 4 else "middle"
+        side, anchor = (1, "start") if x < WIDTH * 0.7 else (-1, "end")
         parts.append(_line(x, y, x, HEIGHT - BOTTOM, color=ACCENT, opacity=0.5))
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="{ACCENT}"/>')
-        parts.append(_text(x, y - 13, f"{marked[1]:.1f} {unit}", weight="600", color=ACCENT, anchor=anchor))
+        parts.append(_text(x + side * 10, y + 24, f"{marked[1]:.1f} {unit}", anchor, weight="600", color=ACCENT))
     parts.append(_line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "tokens", opacity=0.75))
     spoken = ", ".join(f"{quality:.1f} {unit} from {budget} tokens" for budget, quality in points)

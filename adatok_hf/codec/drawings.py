@@ -69,7 +69,7 @@ def animate(seen: Sequence[Reconstruction], num_latent_tokens: int) -> bytes:
         frame = Image.new("RGB", (picture.width, picture.height + FONT_SIZE + 24), "white")
         frame.paste(picture, (0, 0))
         draw, y = ImageDraw.Draw(frame), picture.height + 8
-        draw.text((8, y + 4), f"{item.budget} code{'s' * (item.budget != 1)}", fill=INK, font=font)
+        draw.text((8, y + 4), f"{item.budget} / {num_latent_tokens}", fill=INK, font=font)
         left, right = 96, picture.width - 10
         draw.rectangle((left, y + 9, right, y + 15), fill=HAIRLINE, outline=GREY)
         end = left + round((right - left) * item.budget / num_latent_tokens)

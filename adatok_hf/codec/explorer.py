@@ -28,6 +28,7 @@ class EncodedPicture:
         size (`tuple[int, int]`): Height and width in pixels before preprocessing.
         codes (`list[int]`): All its codes, most important first.
         budget_logits (`list[float]`): The policy's scores of the candidate budgets.
+        file_bytes (`int`, *optional*): Size of the file it came from.
     """
 
     name: str
@@ -35,6 +36,7 @@ class EncodedPicture:
     size: tuple[int, int]
     codes: list[int]
     budget_logits: list[float]
+    file_bytes: int | None = None
 
 
 class Explorer:
@@ -103,16 +105,16 @@ class Explorer:
         codec, encoded = self.codec, []
         for start in range(0, len(pictures), codec.batch_size):
             batch = zip(pictures[start : start + codec.batch_size], names[start : start + codec.batch_size])
-            opened = [(_open(picture, name), name) for picture, name in batch]
-            pixel_values = codec.processor([picture for picture, _ in opened], return_tensors="pt")["pixel_values"]
+            opened = [(_open(picture, name), name, _file_bytes(picture)) for picture, name in batch]
+            pixel_values = codec.processor([picture for picture, *_ in opened], return_tensors="pt")["pixel_values"]
             originals = codec.processor.post_process(pixel_values)
             output = codec.model.encode(
                 pixel_values.to(codec.model.device, codec.model.dtype), budgets=self.config.num_latent_tokens
             )
             rows = zip(opened, originals, output.image_codes.tolist(), output.budget_logits.float().tolist())
-            for (picture, name), original, codes, logits in rows:
+            for (picture, name, file_bytes), original, codes, logits in rows:
                 width, height = ImageOps.exif_transpose(picture).size
-                encoded.append(EncodedPicture(name, original, (height, width), codes, logits))
+                encoded.append(EncodedPicture(name, original, (height, width), codes, logits, file_bytes))
         return encoded
 
     def choose(self, encoded: EncodedPicture, cost_bias: float | None = None) -> tuple[int, dict[int, float] | None]:
@@ -164,6 +166,29 @@ class Explorer:
             f"{result.bits_per_pixel:.2g} bits per pixel"
         )
 
+    def facts(self, encoded: EncodedPicture, result: Result, cost_bias: float | None = None) -> dict:
+        """
+        All that there is to say about a picture at a budget, for JSON.
+
+        Args:
+            encoded ([`EncodedPicture`]): The picture.
+            result ([`Result`]): As [`look`] measured it.
+            cost_bias (`float`, *optional*): Of the policy, whose choice and probabilities are said too.
+
+        Returns:
+            `dict`: what is in the result, `num_latent_tokens`, `bytes`, `image_codes` inside the budget, and where
+            there is a policy, `chosen_budget` and `policy`.
+        """
+        chosen, policy = self.choose(encoded, cost_bias)
+        facts = result.to_dict() | {
+            "num_latent_tokens": self.config.num_latent_tokens,
+            "bytes": whole_bytes(result.budget, self.config),
+            "image_codes": encoded.codes[: result.budget],
+        }
+        if policy is not None:
+            facts |= {"chosen_budget": chosen, "policy": {str(budget): share for budget, share in policy.items()}}
+        return facts
+
     def to_file(self, pictures: Sequence[EncodedPicture], budgets: Sequence[int]) -> ImageCodes:
         """The leading codes of pictures for a file, as many of each as its budget says."""
         rows = [encoded.codes for encoded in pictures]
@@ -203,6 +228,10 @@ class Explorer:
 
 def _open(picture: str | Path | Image.Image, name: str) -> Image.Image:
     return picture if isinstance(picture, Image.Image) else load_image(picture, name)
+
+
+def _file_bytes(picture: str | Path | Image.Image) -> int | None:
+    return None if isinstance(picture, Image.Image) else Path(picture).stat().st_size
 
 
 __all__ = ["EncodedPicture", "Explorer"]
