@@ -6,11 +6,13 @@ from collections.abc import Callable
 from functools import wraps
 from html import escape
 from pathlib import Path
+from uuid import uuid4
 
 import gradio as gr
 import texts
 import torch
 from gradio.themes.utils.fonts import LocalFont
+from PIL import Image
 
 import adatok_hf
 from adatok_hf.charts import Placed, data_uri, picture_histogram, policy_chart, quality_chart
@@ -78,6 +80,16 @@ def short_name(path: str) -> str:
     return printable(Path(path).name)
 
 
+def once(picture: Image.Image) -> Image.Image:
+    """
+    Marks a picture, so that its file is no other's: Gradio names files by their content and writes equal ones anew,
+    while somebody else may be reading them.
+    """
+    picture = picture.copy()
+    picture.info["id"] = uuid4().hex
+    return picture
+
+
 def load_generator():
     """The pipeline, or `None` and a sentence that says what is missing."""
     source = os.environ.get("ADATOK_PIPELINE")
@@ -108,7 +120,7 @@ def reconstruct(image: dict, cost_bias: float = explorer.config.cost_bias):
     name = printable(Path(image.get("orig_name") or image["path"]).name)
     (encoded,) = explorer.encode([image["path"]], [name])
     ((seen, result),) = explorer.look(encoded, [explorer.choose(encoded, cost_bias)[0]])
-    return encoded, (encoded.original, seen.picture), explorer.facts(encoded, result, cost_bias)
+    return encoded, (once(encoded.original), once(seen.picture)), explorer.facts(encoded, result, cost_bias)
 
 
 @plainly
@@ -118,7 +130,7 @@ def climb(encoded: EncodedPicture | None, cost_bias: float):
     if encoded is None:
         return None, None, *[None] * 5, LIMIT, None, texts.notice(texts.NO_PICTURE), ""
     ladder = explorer.look(encoded, BUDGETS)
-    strip = [(seen.picture, texts.quality(result)) for seen, result in ladder]
+    strip = [(once(seen.picture), texts.quality(result)) for seen, result in ladder]
     points = [(result.budget, result.psnr) for _, result in ladder]
     return strip, points, *view(encoded, points, explorer.choose(encoded, cost_bias)[0], cost_bias)
 
@@ -151,11 +163,11 @@ def view(encoded: EncodedPicture, points: list, budget: int, cost_bias: float) -
     chosen, policy = explorer.choose(encoded, cost_bias)
     ((seen, result),) = explorer.look(encoded, [budget])
     return (
-        (encoded.original, seen.picture),
+        (once(encoded.original), once(seen.picture)),
         texts.verdict(explorer.in_words(result), result, chosen),
         policy_chart(policy, budget) if policy else texts.UNTRAINED,
         quality_chart(points, (budget, result.psnr)),
-        error_map(encoded.original, seen.picture),
+        once(error_map(encoded.original, seen.picture)),
         budget,
         explorer.facts(encoded, result, cost_bias),
         save(encoded, budget),
@@ -196,7 +208,7 @@ def decode(codes_file: str, max_budget: int = LIMIT):
         raise ValueError(f"The file holds {len(codes)} pictures; at most {MAX_PICTURES} are decoded here.")
     seen = explorer.from_file(codes, max_budget)
     facts = [{"image": name, "budget": item.budget} for name, item in zip(codes.file_names, seen)]
-    return [(item.picture, texts.count(item.budget)) for item in seen], facts
+    return [(once(item.picture), texts.count(item.budget)) for item in seen], facts
 
 
 @plainly
@@ -232,7 +244,7 @@ def sort(encoded: list[EncodedPicture], cost_bias: float):
         rows.append((result.budget, item, seen, result))
     rows.sort(key=lambda row: row[0])
     gallery = [
-        (side_by_side(item.original, seen.picture), f"{item.name}: {texts.quality(result)}")
+        (once(side_by_side(item.original, seen.picture)), f"{item.name}: {texts.quality(result)}")
         for _, item, seen, result in rows
     ]
     placed = [Placed(item.name, item.original, budget) for budget, item, _, _ in rows]
@@ -258,7 +270,7 @@ def generate(label: str, budget: str = "auto", guidance: float = 1.0, seed: int 
     )
     seconds = (time.perf_counter() - start) / len(output.images)
     budgets = output.budgets.tolist()
-    pictures = list(zip(output.images, map(texts.count, budgets)))
+    pictures = list(zip(map(once, output.images), map(texts.count, budgets)))
     return pictures, {"label": label, "budgets": budgets, "seconds_per_image": round(seconds, 4)}
 
 
@@ -406,10 +418,12 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
                     go = gr.Button("Generate", variant="primary")
                 with gr.Column(scale=5, min_width=300):
                     generated = pictures("Generated pictures", 4)
+                    timing = gr.HTML()
                     with gr.Accordion("The numbers, as /generate gives them", open=False):
                         generated_facts = gr.JSON(show_label=False)
             inputs = [label, generated_budget, guidance, seed, count]
-            go.click(generate, inputs, [generated, generated_facts], api_name="generate", **MODEL_EVENT)
+            event = go.click(generate, inputs, [generated, generated_facts], api_name="generate", **MODEL_EVENT)
+            event.success(texts.timing, generated_facts, timing, **PRIVATE)
 
     with gr.Tab("Codes"):
         section("All that is left of the picture", texts.CODES)

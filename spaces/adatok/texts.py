@@ -59,6 +59,13 @@ def quality(result: Result) -> str:
     return f"{count(result.budget)}, {result.psnr:.1f} dB"
 
 
+def timing(facts: dict) -> str:
+    """What `/generate` says, in words."""
+    budgets, seconds = facts["budgets"], facts["seconds_per_image"]
+    pictures = f"{len(budgets)} picture{'s' * (len(budgets) != 1)}"
+    return f"<p>{pictures}, {sum(budgets) / len(budgets):.1f} tokens on average, {seconds:.2g} seconds each.</p>"
+
+
 def verdict(words: str, result: Result, chosen: int) -> str:
     """Who chose what, what it costs, and how good it is."""
     tokens, rest = words.split(", ", 1)
