@@ -3,12 +3,16 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 SAMPLES := adatok_hf/samples
 
-.PHONY: demo test lint figures install
+.PHONY: demo space test lint figures install
 
 demo: $(VENV)/.installed
 	$(BIN)/adatok reconstruct $(SAMPLES) --budgets 4,8,16,32 --out outputs/demo/forced
 	$(BIN)/adatok reconstruct $(SAMPLES) --budgets auto --out outputs/demo/chosen
 	@echo "The pictures are in outputs/demo/forced/grid.png and outputs/demo/chosen/grid.png"
+
+# ADATOK_MODEL=someone/a-model ADATOK_PIPELINE=... GRADIO_SERVER_PORT=... make space
+space: $(VENV)/.installed
+	$(BIN)/python spaces/adatok/app.py
 
 test: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

@@ -221,7 +221,8 @@ class Explorer:
                 f"These codes were made by another model, {codes.model!r}; only that one can decode them, this one is "
                 f"{self.model_name!r}."
             )
-        kept = codes.budgets.clamp(max=max_budget).tolist()
+        limit = self.config.num_latent_tokens if max_budget is None else max_budget
+        kept = codes.budgets.clamp(max=limit).tolist()
         pictures = self.codec.decode([row[:budget] for row, budget in zip(codes.image_codes.tolist(), kept)])
         return list(map(Reconstruction, kept, pictures))
 

@@ -55,6 +55,13 @@ THEME = gr.themes.Base(primary_hue="orange", neutral_hue="zinc", radius_size="lg
     body_text_color_subdued_dark="*neutral_400",
     button_secondary_background_fill="*neutral_100",
     slider_color="*primary_600",
+    color_accent="*primary_700",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
+    link_text_color="*primary_700",
+    link_text_color_dark="*primary_300",
 )
 
 explorer = Explorer.from_pretrained(os.environ.get("ADATOK_MODEL") or adatok_hf.default_checkpoint())
@@ -471,6 +478,7 @@ if __name__ == "__main__":
     demo.launch(
         theme=THEME,
         css_paths=HERE / "style.css",
+        js=(HERE / "names.js").read_text(encoding="utf-8"),
         max_file_size="10mb",
         allowed_paths=[str(SAMPLES)],
         footer_links=["api", "settings"],
