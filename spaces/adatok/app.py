@@ -11,6 +11,7 @@ from uuid import uuid4
 import gradio as gr
 import texts
 import torch
+from gradio.route_utils import delete_files_created_by_app
 from gradio.themes.utils.fonts import LocalFont
 from PIL import Image
 
@@ -441,9 +442,11 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
                 movie = gr.HTML(elem_id="movie")
             with gr.Column(min_width=300):
                 section("Back to a picture", texts.DECODE)
-                codes_file = gr.File(label="A file of codes", file_types=[".safetensors", ".json"], height=140)
+                codes_file = gr.File(
+                    label="A file of codes", file_types=[".safetensors", ".json"], height=140, elem_id="codes-file"
+                )
                 max_budget = gr.Slider(1, LIMIT, LIMIT, step=1, label="Use at most so many tokens of each picture")
-                decoded = pictures("Decoded", 3)
+                decoded = pictures("Decoded", 3, "decoded")
                 with gr.Accordion("The numbers, as /decode gives them", open=False):
                     decoded_facts = gr.JSON(show_label=False)
 
@@ -485,3 +488,4 @@ if __name__ == "__main__":
         run_history=False,
         ssr_mode=False,
     )
+    delete_files_created_by_app(demo, age=None)  # at its own end Gradio leaves them where a page is still open

@@ -13,7 +13,7 @@
       image.alt = ["The original", "The reconstruction"][place % 2];
     });
     document.querySelectorAll("button[aria-label='Click to upload or drop files']").forEach((button) => {
-      button.removeAttribute("aria-label");
+      if (button.innerText.trim()) button.removeAttribute("aria-label");
     });
     document.querySelectorAll("div.empty[aria-label]").forEach((place) => place.setAttribute("role", "img"));
   };
