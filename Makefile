@@ -5,13 +5,17 @@ SAMPLES := adatok_hf/samples
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 HAS_GPU := $(shell command -v nvidia-smi)
 
-.PHONY: demo test lint figures install
+.PHONY: demo space test lint figures install
 
 # Everything serves the demo too, so it is not installed a second time.
 demo: $(or $(wildcard $(VENV)/.installed),$(VENV)/.core)
 	$(BIN)/adatok reconstruct $(SAMPLES) --budgets 4,8,16,32 --out outputs/demo/forced
 	$(BIN)/adatok reconstruct $(SAMPLES) --budgets auto --out outputs/demo/chosen
 	@echo "The pictures are in outputs/demo/forced/grid.png and outputs/demo/chosen/grid.png"
+
+# ADATOK_MODEL=someone/a-model ADATOK_PIPELINE=... GRADIO_SERVER_PORT=... make space
+space: $(VENV)/.installed
+	$(BIN)/python spaces/adatok/app.py
 
 test: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

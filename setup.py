@@ -38,12 +38,19 @@ EXTRAS = {
         "matplotlib>=3.9",
         "scipy>=1.14",
     ],
-    "demo": ["gradio>=6"],
+    "demo": ["gradio>=6.29", "pillow<13"],
     "scale": ["ray[data]>=2.40"],
 }
-EXTRAS["test"] = sorted(
-    {*EXTRAS["train"], *EXTRAS["eval"], *EXTRAS["generate"], "pytest>=8", "ruff>=0.9", "setuptools>=77"}
-)
+TOOLS = [
+    "ipykernel>=7",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "playwright>=1.50",
+    "pytest>=8",
+    "ruff>=0.9",
+    "setuptools>=77",
+]
+EXTRAS["test"] = sorted({*EXTRAS["train"], *EXTRAS["eval"], *EXTRAS["generate"], *EXTRAS["demo"], *TOOLS})
 
 
 class BuildWithCode(build_py):

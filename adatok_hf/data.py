@@ -24,12 +24,13 @@ class ImageFileError(ValueError):
     """A file or folder that gives no image; the message is one sentence that names it."""
 
 
-def load_image(path: str | Path) -> Image.Image:
+def load_image(path: str | Path, name: str | None = None) -> Image.Image:
     """
     Reads one image file, completely decoded.
 
     Args:
         path (`str` or `Path`): The file. Its first frame is read where it has several.
+        name (`str`, *optional*): What errors call it; its path if not given.
 
     Returns:
         `PIL.Image.Image`: in the mode of the file and as stored; the image processor converts it and applies its EXIF
@@ -39,14 +40,14 @@ def load_image(path: str | Path) -> Image.Image:
         [`ImageFileError`]: if the file is missing, a folder, empty, no image, damaged, or has more than 100 million
         pixels, which is told from its header before anything is decoded.
     """
-    path = Path(path)
+    path, name = Path(path), name or str(path)
     if path.is_dir():
-        raise ImageFileError(f"{path} is a folder, not an image file.")
+        raise ImageFileError(f"{name} is a folder, not an image file.")
     if not path.is_file():
-        raise ImageFileError(f"There is no image file {path}.")
+        raise ImageFileError(f"There is no image file {name}.")
     if path.stat().st_size == 0:
-        raise ImageFileError(f"{path} is empty, not an image file.")
-    return _decode(path, str(path))
+        raise ImageFileError(f"{name} is empty, not an image file.")
+    return _decode(path, name)
 
 
 def _decode(source: Path | BinaryIO, name: str) -> Image.Image:
