@@ -68,7 +68,7 @@ def _is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
     """Names the file that could not be written, which libraries leave out, or call by its temporary name."""
     try:
         yield
@@ -92,7 +92,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = temporary_beside(path)
     try:
-        with _named_errors(path):
+        with named_errors(path):
             temporary.touch()
             mode = temporary.stat().st_mode
             yield temporary
@@ -147,7 +147,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path).absolute()
     temporary = temporary_beside(path)
     try:
-        with _named_errors(path):
+        with named_errors(path):
             temporary.mkdir()
             yield temporary
             _open_up(temporary)
@@ -166,7 +166,7 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
     remove_left_overs(folder)
     temporary = temporary_beside(folder / "files")
     try:
-        with _named_errors(folder):
+        with named_errors(folder):
             temporary.mkdir()
             yield temporary
             _open_up(temporary)
