@@ -81,6 +81,10 @@ def named_errors(path: Path) -> Iterator[None]:
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    except RuntimeError as error:
+        if "inline_container" not in str(error):  # where torch.save writes, and says no more than that it could not
+            raise
+        raise OSError(errno.EIO, "Cannot be written, perhaps the disk is full", str(path)) from error
 
 
 @contextmanager
