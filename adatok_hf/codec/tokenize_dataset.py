@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from ..checkpoint import load_checkpoint, model_hash, policy_hash
-from ..data import ImageFolder, load_image_dataset
+from ..data import ImageFolder, load_image_dataset, random_square
 from ..files import whole_file
 from .codes_file import import_pyarrow
 
@@ -278,11 +278,7 @@ def variants_of(image: Image.Image, job: TokenizeJob, row: int) -> list[Image.Im
     """The image itself, then random squares of it, the odd ones mirrored; the same for the same seed and row."""
     variants = [image]
     for variant in range(1, job.variants):
-        seed = int.from_bytes(hashlib.sha256(f"{job.seed} {row} {variant}".encode()).digest()[:7], "big")
-        size_share, left_share, top_share = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
-        size = max(round(min(image.size) * (job.min_crop + (1 - job.min_crop) * size_share)), 1)
-        left, top = round((image.width - size) * left_share), round((image.height - size) * top_share)
-        crop = image.crop((left, top, left + size, top + size))
+        crop = random_square(image, job.min_crop, f"{job.seed} {row} {variant}")
         variants.append(ImageOps.mirror(crop) if variant % 2 else crop)
     return variants
 
