@@ -328,7 +328,13 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
                     elem_id="picture",
                     alt_text="The picture that was given",
                 )
-                gr.Examples(SAMPLE_FILES, image, label="Or take one of these", examples_per_page=99, elem_id="samples")
+                examples = gr.Examples(
+                    SAMPLE_FILES,
+                    image,
+                    label="Or take one of these",
+                    examples_per_page=MAX_PICTURES,
+                    elem_id="samples",
+                )
             with gr.Column(scale=5, min_width=300):
                 pair = gr.ImageSlider(
                     label="Original | reconstruction: drag the line",
@@ -454,11 +460,16 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
         gr.Markdown(texts.glossary(explorer))
 
     views = [pair, verdict, policy, curve, errors, budget, facts, saved, movie]
-    # The picture comes as it was uploaded: the package opens it, with its own limits and its own words for errors.
-    event = image.change(
-        reconstruct, [image, bias], [encoded, pair, facts], api_name="reconstruct", preprocess=False, **MODEL_EVENT
-    )
-    event.success(climb, [encoded, bias], [strip, points, *views], show_progress="hidden", **PRIVATE)
+    first = demo.load(lambda: FIRST_SAMPLE, None, image, **PRIVATE)
+    # An upload changes a picture twice in Gradio's eyes, so what puts it there is listened to, not its change. It comes
+    # as it was uploaded: the package opens it, with its own limits and its own words for errors.
+    for start, options in (
+        (image.input, {"api_name": "reconstruct", **MODEL_EVENT}),
+        (examples.load_input_event.success, PRIVATE),
+        (first.success, PRIVATE),
+    ):
+        event = start(reconstruct, [image, bias], [encoded, pair, facts], preprocess=False, **options)
+        event.success(climb, [encoded, bias], [strip, points, *views], show_progress="hidden", **PRIVATE)
     bias.input(choose, [encoded, points, bias], views, **LIVE)
     budget.input(force, [encoded, points, bias, budget], views, **LIVE)
     strip.select(force_candidate, [encoded, points, bias], views, **LIVE)
@@ -473,7 +484,6 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
     play_button.click(play, [encoded], movie, **PRIVATE)
     codes_file.change(decode, [codes_file, max_budget], [decoded, decoded_facts], api_name="decode", **MODEL_EVENT)
     max_budget.input(decode, [codes_file, max_budget], [decoded, decoded_facts], **LIVE)
-    demo.load(lambda: FIRST_SAMPLE, None, image, **PRIVATE)
 
 demo.queue(max_size=64)
 
