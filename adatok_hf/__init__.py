@@ -19,6 +19,12 @@ if TYPE_CHECKING:
         AdaTokOutput,
         AdaTokPixelDecoderConfig,
         AdaTokPreTrainedModel,
+        TaTokConfig,
+        TaTokDecoderOutput,
+        TaTokEncoderOutput,
+        TaTokModel,
+        TaTokOutput,
+        TaTokPreTrainedModel,
     )
 
 
@@ -73,5 +79,11 @@ __all__ = [
     "AdaTokOutput",
     "AdaTokPixelDecoderConfig",
     "AdaTokPreTrainedModel",
+    "TaTokConfig",
+    "TaTokDecoderOutput",
+    "TaTokEncoderOutput",
+    "TaTokModel",
+    "TaTokOutput",
+    "TaTokPreTrainedModel",
     "default_checkpoint",
 ]

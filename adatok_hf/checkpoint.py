@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.dynamic_module_utils import custom_object_save
 
-from . import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
+from . import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, TaTokModel
 from .files import first_line, read_json, remove_left_overs, whole_files, whole_folder, write_json
 from .hub import complete_repo_id, find_folder, push_folder, require_token
 from .model_card import CARD_NAME, model_card, parse_front_matter
@@ -24,18 +24,26 @@ from .weights import check_config, check_weights, weight_files
 
 METRICS_NAME = "metrics.json"
 MAX_RESIZE = 16  # times the model's size, to which an image is resized at most before it is cropped
+CHOOSERS = ("policy", "cost_bias", "prior", "threshold", "entropy")  # in names of what decides how much is kept
+ANY_MODEL = (AdaTokModel, TaTokModel)
+Model = AdaTokModel | TaTokModel
 Processor = AdaTokImageProcessor | AdaTokImageProcessorPil
 
 
 def load_checkpoint(
-    checkpoint: str | Path, *, revision: str | None = None, token: str | None = None
-) -> tuple[AdaTokModel, Processor]:
+    checkpoint: str | Path,
+    *,
+    kinds: tuple[type[Model], ...] = (AdaTokModel,),
+    revision: str | None = None,
+    token: str | None = None,
+) -> tuple[Model, Processor]:
     """
     Loads a complete checkpoint, or says what is wrong with it. Only the code of this package runs, never the
     checkpoint's own.
 
     Args:
         checkpoint (`str` or `Path`): Folder, or repository id on the Hub.
+        kinds (`tuple[type]`, *optional*): Classes of which the model may be, [`AdaTokModel`] alone if not given.
         revision (`str`, *optional*): Branch, tag or commit, for a repository id.
         token (`str`, *optional*): Hub token; the one of `hf auth login` or `HF_TOKEN` when unset.
 
@@ -43,7 +51,7 @@ def load_checkpoint(
         `tuple`: the model, in evaluation mode, and its image processor.
 
     Raises:
-        `ValueError`: if the checkpoint cannot be found or reached, is none of AdaTok, is damaged, lacks tensors or has
+        `ValueError`: if the checkpoint cannot be found or reached, is of no such kind, is damaged, lacks tensors, has
             wrong or superfluous ones, or if its processor does not fit the model.
 
     Example:
@@ -57,12 +65,12 @@ def load_checkpoint(
     True
 
     ```"""
-    return _load_folder(find_folder(checkpoint, revision, token), checkpoint)
+    return _load_folder(find_folder(checkpoint, revision, token), checkpoint, kinds)
 
 
 def save_checkpoint(
     folder: str | Path,
-    model: AdaTokModel,
+    model: Model,
     processor: Processor,
     *,
     metrics: dict | None = None,
@@ -75,7 +83,7 @@ def save_checkpoint(
 
     Args:
         folder (`str` or `Path`): Where to; made if need be.
-        model ([`AdaTokModel`]): The model.
+        model ([`AdaTokModel`] or [`TaTokModel`]): The model.
         processor ([`AdaTokImageProcessor`]): Its image processor.
         metrics (`dict`, *optional*): For `metrics.json` and the card, see [`model_card`].
         license (`str`, *optional*): Licence identifier of the Hub, see
@@ -95,10 +103,10 @@ def save_checkpoint(
 def copy_checkpoint(
     source: str | Path,
     folder: str | Path,
-    model: AdaTokModel,
+    model: Model,
     processor: Processor,
     *,
-    config: AdaTokConfig | None = None,
+    config: PreTrainedConfig | None = None,
     tensors: dict[str, torch.Tensor] | None = None,
     metrics: dict | None = None,
     card: str | None = None,
@@ -135,7 +143,7 @@ def copy_checkpoint(
         processor.save_pretrained(temporary)
         _describe(temporary, metrics, card)
         if tensors:
-            _load_folder(temporary, folder)
+            _load_folder(temporary, folder, ANY_MODEL)
 
 
 def push_checkpoint(
@@ -174,7 +182,7 @@ def push_checkpoint(
     repo_id = complete_repo_id(repo_id, token)
     source = find_folder(checkpoint, None, token)
     _refuse_links(source)
-    model, processor = _load_folder(source, checkpoint)
+    model, processor = _load_folder(source, checkpoint, ANY_MODEL)
     metrics = metrics or read_metrics(source)
     if (source / CARD_NAME).is_file() and not renew_card:
         card = (source / CARD_NAME).read_text(encoding="utf-8")
@@ -190,8 +198,8 @@ def push_checkpoint(
 
 def model_hash(model: torch.nn.Module) -> str:
     """
-    Fingerprint of everything that gives image codes their meaning: the architecture and all weights but the policy's
-    and its cost bias, so that a policy trained or calibrated later on the same tokenizer still reads the codes.
+    Fingerprint of everything that gives image codes their meaning: the architecture and all weights but those that
+    decide how much is kept, so that a policy trained or calibrated later on the same tokenizer still reads the codes.
 
     Args:
         model ([`AdaTokModel`]): The model.
@@ -201,7 +209,7 @@ def model_hash(model: torch.nn.Module) -> str:
     """
     digest = hashlib.sha256(json.dumps(architecture(model.config), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith("policy."):
+        if not name.startswith(("policy.", "prior.")):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -218,14 +226,14 @@ def architecture(config: PreTrainedConfig) -> dict:
             continue
         value, default = getattr(config, name), config.__dataclass_fields__[name].default
         is_untouched = value is default and (default is None or isinstance(default, bool))
-        if not is_untouched and "policy" not in name and name != "cost_bias":
+        if not is_untouched and not any(part in name for part in CHOOSERS):
             facts[name] = architecture(value) if isinstance(value, PreTrainedConfig) else value
     return facts
 
 
-def policy_hash(model: AdaTokModel) -> str:
-    """SHA-256 of the policy's weights and its cost bias, which [`model_hash`] leaves out."""
-    digest = hashlib.sha256(f"{model.config.cost_bias} {model.config.is_policy_trained}".encode())
+def policy_hash(model: torch.nn.Module) -> str:
+    """SHA-256 of the policy's weights and what shifts its choice, which [`model_hash`] leaves out."""
+    digest = hashlib.sha256(model.config.choice.encode())
     for name, tensor in sorted(model.policy.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -238,12 +246,19 @@ def read_metrics(folder: Path) -> dict | None:
 
 
 def _refuse_links(folder: Path):
-    """Raises `ValueError` for a link to what is not part of the checkpoint: it would be published under its name."""
+    """
+    Raises `ValueError` for a link to what is not part of the checkpoint: it would be published under its name. The
+    code is never the folder's own, see [`copy_checkpoint`].
+    """
     homes = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":  # in the cache of the Hub client every file is a link to a blob
         homes.append(folder.resolve().parent.parent / "blobs")
     for path in folder.iterdir():
-        if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
+        if (
+            path.is_symlink()
+            and path.suffix != ".py"
+            and not any(path.resolve().is_relative_to(home) for home in homes)
+        ):
             raise ValueError(f"{path} is a link out of the checkpoint folder; put the file itself there to push it.")
 
 
@@ -283,38 +298,46 @@ def _replace_tensors(folder: Path, tensors: dict[str, torch.Tensor]):
         raise ValueError(f"The weights to copy lack {min(left)}, which is to be replaced.")
 
 
-def _load_folder(folder: Path, name: str | Path) -> tuple[AdaTokModel, Processor]:
-    config = _load_config(folder, name)
-    model = _load_model(folder, config, name)
+def _load_folder(folder: Path, name: str | Path, kinds: tuple[type[Model], ...]) -> tuple[Model, Processor]:
+    model_class, config = _load_config(folder, name, kinds)
+    model = _load_model(folder, model_class, config, name)
     return model, _load_processor(folder, config, name)
 
 
-def _load_config(folder: Path, name: str | Path) -> AdaTokConfig:
+def _load_config(
+    folder: Path, name: str | Path, kinds: tuple[type[Model], ...]
+) -> tuple[type[Model], PreTrainedConfig]:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{name} has no config.json, so it is no checkpoint.")
     content = read_json(folder / "config.json")
-    if content.get("model_type") != AdaTokConfig.model_type:
-        raise ValueError(f"{name} is no AdaTok checkpoint: its model_type is {content.get('model_type')!r}.")
+    found = [kind for kind in kinds if kind.config_class.model_type == content.get("model_type")]
+    if not found:
+        names = " or ".join(kind.__name__.removesuffix("Model") for kind in kinds)
+        raise ValueError(f"{name} is no {names} checkpoint: its model_type is {content.get('model_type')!r}.")
     check_config(content, name)
     try:
-        return AdaTokConfig.from_pretrained(folder)
+        return found[0], found[0].config_class.from_pretrained(folder)
     # It may hold anything under the names that transformers reads, which then fails in any way.
     except Exception as error:
         reason = first_line(error.__cause__ or error)
         raise ValueError(f"The config.json of {name} is not valid: {reason}") from error
 
 
-def _load_model(folder: Path, config: AdaTokConfig, name: str | Path) -> AdaTokModel:
+def _load_model(folder: Path, model_class: type[Model], config: PreTrainedConfig, name: str | Path) -> Model:
     if (folder / "adapter_config.json").exists():
         raise ValueError(f"{name} has an adapter_config.json, which could put other weights in place of its own.")
-    check_weights(folder, config, name)
+    check_weights(folder, model_class, config, name)
     try:
-        return AdaTokModel.from_pretrained(folder, config=config, use_safetensors=True)
+        model = model_class.from_pretrained(folder, config=config, use_safetensors=True)
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"The weights of {name} cannot be read: {first_line(error)}") from error
+    for key, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"The weights of {name} cannot be used: {key} is not finite, the training has diverged.")
+    return model
 
 
-def _load_processor(folder: Path, config: AdaTokConfig, name: str | Path) -> Processor:
+def _load_processor(folder: Path, config: PreTrainedConfig, name: str | Path) -> Processor:
     path, size = folder / "preprocessor_config.json", config.image_size
     if not path.is_file():
         raise ValueError(f"{name} has no preprocessor_config.json; save the image processor beside the model.")
@@ -349,4 +372,4 @@ def _load_processor(folder: Path, config: AdaTokConfig, name: str | Path) -> Pro
     return processor
 
 
-__all__ = ["copy_checkpoint", "load_checkpoint", "model_hash", "push_checkpoint", "save_checkpoint"]
+__all__ = ["ANY_MODEL", "copy_checkpoint", "load_checkpoint", "model_hash", "push_checkpoint", "save_checkpoint"]

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -258,6 +258,68 @@ def _groups(table) -> list[str]:
     if "source" in table.column_names:
         return [str(source) for source in table["source"]]
     return [""] * len(table)
+
+
+class ReadableImages(Dataset):
+    """
+    The images of another dataset, where the next one that can be read stands in for each that cannot: a training goes
+    on, in the same way whenever it is resumed.
+
+    Args:
+        dataset (`Dataset`): Items are dictionaries with a PIL picture under `"image"`.
+        warn (`Callable`): Takes a sentence about each image that cannot be read, when it is met for the first time.
+
+    Attributes:
+        unreadable (`torch.BoolTensor` of shape `(images,)`):
+            Those met so far, by this process and the workers of its data loader.
+
+    Raises:
+        `ImageFileError`: on reading, if none of the images can be read.
+    """
+
+    def __init__(self, dataset: Dataset, warn: Callable[[str], object]):
+        self.dataset, self.warn = dataset, warn
+        self.unreadable = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Image.Image | str]:
+        for row in (*range(index, len(self)), *range(index)):
+            if self.unreadable[row]:
+                continue
+            try:
+                return self.dataset[row]
+            except ImageFileError as error:
+                self.unreadable[row] = True
+                self.warn(f"skipped {error}")
+        raise ImageFileError(f"None of the {len(self)} images can be read.")
+
+
+def read_images(
+    dataset: Dataset, rows: Iterable[int], processor: BaseImageProcessor, warn: Callable[[str], object]
+) -> Iterator[tuple[int, dict[str, Image.Image | str], torch.Tensor]]:
+    """
+    Reads images one by one and passes over those that cannot be used.
+
+    Args:
+        dataset (`Dataset`): Items are dictionaries with a PIL picture under `"image"`.
+        rows (iterable of `int`): Which of them.
+        processor (`BaseImageProcessor`): Makes the pixel values.
+        warn (`Callable`): Takes a sentence about each that is passed over.
+
+    Yields the row, the item, and its pixel values of shape `(1, 3, image_size, image_size)` in [-1, 1].
+    """
+    for row in rows:
+        try:
+            item = dataset[row]
+            pixel_values = processor(item["image"], return_tensors="pt")["pixel_values"]
+        except ImageFileError as error:
+            warn(f"skipped {error}")
+        except ValueError as error:
+            warn(f"skipped image {row} of the data: {error}")
+        else:
+            yield row, item, pixel_values
 
 
 class RandomCrops(Dataset):

@@ -6,10 +6,11 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from .files import parse_yaml
-from .modeling import AdaTokConfig
+from .modeling import AdaTokConfig, TaTokConfig
 
 
 CARD_NAME = "README.md"
+CHOICE_LABEL = "chosen by the policy"
 SNIPPET = """```python
 import torch
 from PIL import Image, ImageDraw
@@ -28,15 +29,40 @@ with torch.no_grad():
 picture = processor.post_process(decoded.pixel_values)[0]
 print(encoded.budgets.tolist(), encoded.image_codes.shape, picture.size)
 ```"""
+TATOK_SNIPPET = (
+    SNIPPET.replace(
+        "encoded = model.encode(**inputs)  # or budgets={smallest}, to decide yourself",
+        "encoded = model.encode(**inputs)  # or num_tokens={some}, to decide yourself",
+    )
+    .replace("model.decode(encoded.image_codes, budgets=encoded.budgets)", "model.decode(encoded)")
+    .replace("encoded.budgets.tolist(), encoded.image_codes.shape", "encoded.num_tokens.tolist()")
+)
+ADATOK = """\
+An adaptive image tokenizer: it turns a {size} x {size} image into at most {latents} codes, ordered by importance, and
+rebuilds the image from any prefix of them. {policy}
+The method is AdaTok, [huggingface.co/papers/2606.07185](https://huggingface.co/papers/2606.07185)."""
+ADATOK_ROWS = """| Latent tokens | {latents} |
+| Codebook | {codebook_size} entries of {codebook_dim} numbers |
+| Candidate budgets | {budgets} |
+
+Any budget from 1 to {latents} may be forced; between candidates the head of the next larger one serves it."""
+TATOK = """\
+An adaptive image tokenizer: it turns a {size} x {size} image into {globals} global codes and one code for each of
+{patches} patches, and drops the patches that say least beyond the rest. {policy}
+The method is TaTok, [huggingface.co/papers/2605.16384](https://huggingface.co/papers/2605.16384)."""
+TATOK_ROWS = """| Global tokens | {globals}, of {global_codebook_size} codes |
+| Patch tokens | {patches}, of {patch_codebook_size} codes |
+| Width of a code | {codebook_dim} numbers |
+
+A budget is a number of tokens, the global ones among them: any from {globals} to {latents}. Which patches are kept has
+to be told to a decoder too: `model.config.count_bits(num_tokens)` counts everything."""
 BODY = """---
 {front_matter}
 ---
 
 # {name}
 
-An adaptive image tokenizer: it turns a {size} x {size} image into at most {latents} codes, ordered by importance, and
-rebuilds the image from any prefix of them. {policy}
-The method is AdaTok, [huggingface.co/papers/2606.07185](https://huggingface.co/papers/2606.07185).
+{introduction}
 
 ## Use
 
@@ -47,11 +73,7 @@ The method is AdaTok, [huggingface.co/papers/2606.07185](https://huggingface.co/
 | | |
 |---|---|
 | Image size | {size} x {size} pixels, RGB, values in [-1, 1] |
-| Latent tokens | {latents} |
-| Codebook | {codebook_size} entries of {codebook_dim} numbers |
-| Candidate budgets | {budgets} |
-
-Any budget from 1 to {latents} may be forced; between candidates the head of the next larger one serves it.
+{rows}
 
 ## Quality
 
@@ -74,12 +96,14 @@ Any budget from 1 to {latents} may be forced; between candidates the head of the
 """
 
 
-def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, *, license: str | None = None) -> str:
+def model_card(
+    config: AdaTokConfig | TaTokConfig, repo_id: str, metrics: dict | None = None, *, license: str | None = None
+) -> str:
     """
     Writes the model card of a checkpoint.
 
     Args:
-        config ([`AdaTokConfig`]): The model's configuration.
+        config ([`AdaTokConfig`] or [`TaTokConfig`]): The model's configuration.
         repo_id (`str`): The repository that the snippet loads from.
         metrics (`dict`, *optional*):
             What was measured: `"rows"`, a list of `{"budget": int, "psnr": float, "lpips": float, ...}`, one per
@@ -117,30 +141,69 @@ def model_card(config: AdaTokConfig, repo_id: str, metrics: dict | None = None, 
     data = ModelCardData(
         license=license,
         library_name="transformers",
-        tags=["adatok", "image-tokenizer", "image-compression", "vector-quantization", "adaptive-tokenization"],
+        tags=[
+            config.model_type,
+            "image-tokenizer",
+            "image-compression",
+            "vector-quantization",
+            "adaptive-tokenization",
+        ],
         datasets=training.get("datasets") or None,
         base_model=training.get("base_model"),
         metrics=names or None,
     )
-    if config.is_policy_trained:
-        policy = "In one forward pass it decides how many codes each image deserves."
-    else:
-        policy = "Its policy is not trained: without a forced budget every image gets all codes."
+    introduction, table, snippet = describe_tatok(config) if config.model_type == "tatok" else describe_adatok(config)
     card = BODY.format(
         front_matter=data.to_yaml(),
         name=repo_id.rsplit("/", 1)[-1],
         size=config.image_size,
-        latents=config.num_latent_tokens,
-        policy=policy,
-        snippet=SNIPPET.format(repo_id=repo_id, smallest=config.budgets[0]),
-        codebook_size=config.codebook_size,
-        codebook_dim=config.codebook_dim,
-        budgets=", ".join(map(str, config.budgets)),
-        quality=quality_table(rows, names, config.budgets),
+        introduction=introduction,
+        rows=table,
+        snippet=snippet.replace("{repo_id}", repo_id),
+        quality=quality_table(rows, names, config.budgets if config.model_type == "adatok" else []),
         training="\n".join(f"- {key}: {format_fact(value)}" for key, value in training.items()) or "Not recorded.",
         license=license,
     )
     return str(ModelCard(card))
+
+
+def describe_adatok(config: AdaTokConfig) -> tuple[str, str, str]:
+    """What the card of an AdaTok says first, the rows of its table, and the snippet without its repository."""
+    if config.is_policy_trained:
+        policy = "In one forward pass it decides how many codes each image deserves."
+    else:
+        policy = "Its policy is not trained: without a forced budget every image gets all codes."
+    facts = {
+        "size": config.image_size,
+        "latents": config.num_latent_tokens,
+        "codebook_size": config.codebook_size,
+        "codebook_dim": config.codebook_dim,
+        "budgets": ", ".join(map(str, config.budgets)),
+    }
+    snippet = SNIPPET.replace("{smallest}", str(config.budgets[0]))
+    return ADATOK.format(policy=policy, **facts), ADATOK_ROWS.format(**facts), snippet
+
+
+def describe_tatok(config: TaTokConfig) -> tuple[str, str, str]:
+    """The same of a TaTok."""
+    if config.threshold is None:
+        policy = "It has no threshold yet: without one, or a number of tokens, every image keeps all patches."
+    else:
+        kind = (
+            "share of the entropy that is kept" if config.threshold_rule == "relative" else "entropy that is dropped"
+        )
+        policy = f"In one forward pass it decides which, by the {kind}: {config.threshold:.4g}."
+    facts = {
+        "size": config.image_size,
+        "globals": config.num_global_tokens,
+        "patches": config.num_patches,
+        "latents": config.num_latent_tokens,
+        "global_codebook_size": config.global_codebook_size,
+        "patch_codebook_size": config.patch_codebook_size,
+        "codebook_dim": config.codebook_dim,
+    }
+    snippet = TATOK_SNIPPET.replace("{some}", str(config.budgets[1]))
+    return TATOK.format(policy=policy, **facts), TATOK_ROWS.format(**facts), snippet
 
 
 def metric_names(rows: list[dict]) -> list[str]:
@@ -164,7 +227,7 @@ def quality_table(rows: list[dict], names: list[str], candidates: list[int]) -> 
         lines.append(f"| {' | '.join([str(budget), *map(format_fact, values)])} |")
     if auto is not None:
         values = [auto.get(name, "not measured") for name in names]
-        label = f"chosen by the policy, {format_fact(auto.get('mean_budget', 'unknown'))} on average"
+        label = f"{CHOICE_LABEL}, {format_fact(auto.get('mean_budget', 'unknown'))} on average"
         lines.append(f"| {' | '.join([label, *map(format_fact, values)])} |")
     return "\n".join(lines)
 

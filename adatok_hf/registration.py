@@ -1,4 +1,4 @@
-"""AdaTok in the Auto classes from the moment transformers is imported; nothing heavy is imported for it before."""
+"""AdaTok and TaTok in the Auto classes from the moment transformers is imported, and nothing heavy before that."""
 
 import sys
 from importlib.abc import MetaPathFinder
@@ -11,7 +11,7 @@ AWAITED = ("transformers", "peft", f"{__package__}.modeling")
 
 
 class RegistrationOnImport(MetaPathFinder):
-    """Waits for transformers to be imported, and then registers AdaTok."""
+    """Waits for transformers to be imported, and then registers our models."""
 
     def __init__(self):
         self.depth = 0
@@ -40,7 +40,7 @@ class RegistrationOnImport(MetaPathFinder):
 
 
 def register_when_imported():
-    """Registers AdaTok if transformers has been imported, else once it is."""
+    """Registers our models if transformers has been imported, else once it is."""
     if "transformers" in sys.modules:
         register()
     elif not any(isinstance(finder, RegistrationOnImport) for finder in sys.meta_path):
@@ -48,19 +48,24 @@ def register_when_imported():
 
 
 def register():
-    """Makes the Auto classes load AdaTok without `trust_remote_code`, and `save_pretrained` copy the code along."""
+    """Makes the Auto classes load ours without `trust_remote_code`, and `save_pretrained` copy the code along."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-    from .modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
-
-    AutoConfig.register(AdaTokConfig.model_type, AdaTokConfig, exist_ok=True)
-    AutoModel.register(AdaTokConfig, AdaTokModel, exist_ok=True)
-    AutoImageProcessor.register(
+    from .modeling import (
         AdaTokConfig,
-        image_processor_classes={"torchvision": AdaTokImageProcessor, "pil": AdaTokImageProcessorPil},
-        exist_ok=True,
+        AdaTokImageProcessor,
+        AdaTokImageProcessorPil,
+        AdaTokModel,
+        TaTokConfig,
+        TaTokModel,
     )
-    AdaTokConfig.register_for_auto_class("AutoConfig")
-    AdaTokModel.register_for_auto_class("AutoModel")
-    AdaTokImageProcessor.register_for_auto_class("AutoImageProcessor")
-    AdaTokImageProcessorPil.register_for_auto_class("AutoImageProcessor")
+
+    processors = {"torchvision": AdaTokImageProcessor, "pil": AdaTokImageProcessorPil}
+    for config_class, model_class in ((AdaTokConfig, AdaTokModel), (TaTokConfig, TaTokModel)):
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoModel.register(config_class, model_class, exist_ok=True)
+        AutoImageProcessor.register(config_class, image_processor_classes=processors, exist_ok=True)
+        config_class.register_for_auto_class("AutoConfig")
+        model_class.register_for_auto_class("AutoModel")
+    for processor_class in processors.values():
+        processor_class.register_for_auto_class("AutoImageProcessor")

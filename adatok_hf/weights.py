@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .files import first_line, read_json
-from .modeling import AdaTokConfig, AdaTokModel
+from .modeling import AdaTokConfig
 
 
-DEPTHS = ("num_hidden_layers", "decoder_num_hidden_layers", "layers_per_block")
+DEPTHS = ("num_hidden_layers", "decoder_num_hidden_layers", "prior_num_hidden_layers", "layers_per_block")
 FLOAT_TYPES = ("float32", "bfloat16", "float16", "float64")
 ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
@@ -59,13 +59,14 @@ def check_config(content: dict, name: str | Path):
         raise ValueError(f"The config.json of {name} is not valid: there is no hidden_act {activation!r}.")
 
 
-def check_weights(folder: Path, config: AdaTokConfig, name: str | Path):
+def check_weights(folder: Path, model_class: type[PreTrainedModel], config: PreTrainedConfig, name: str | Path):
     """
     Compares the headers of the weights with the model that a configuration describes. No tensor is read or made.
 
     Args:
         folder (`Path`): Folder of the checkpoint.
-        config ([`AdaTokConfig`]): Its configuration.
+        model_class (`type`): Class of its model.
+        config (`PreTrainedConfig`): Its configuration.
         name (`str` or `Path`): What to call the checkpoint.
 
     Raises:
@@ -78,7 +79,7 @@ def check_weights(folder: Path, config: AdaTokConfig, name: str | Path):
         raise ValueError(f"The weights of {name} do not fit its config.json: {problem}.")
     try:
         with torch.device("meta"):
-            expected = {key: tuple(value.shape) for key, value in AdaTokModel(config).state_dict().items()}
+            expected = {key: tuple(value.shape) for key, value in model_class(config).state_dict().items()}
     except (RuntimeError, TypeError, ValueError, LookupError, ImportError, OverflowError) as error:
         raise ValueError(f"The config.json of {name} describes no model: {first_line(error)}") from error
     for key in sorted(found.keys() & expected.keys()):
@@ -110,13 +111,15 @@ def _read_shapes(folder: Path, name: str | Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _impossible_size(config: AdaTokConfig, shapes: dict[str, tuple[int, ...]]) -> str | None:
+def _impossible_size(config: PreTrainedConfig, shapes: dict[str, tuple[int, ...]]) -> str | None:
     """The first size that is beyond all that the weights hold, in words."""
     largest = sum(map(prod, shapes.values()))
     for key, value in _sizes(config):
         limit, unit = (len(shapes), "tensors") if key in DEPTHS else (largest, "numbers")
         if value > limit:
             return f"{key} is {value}, and they have {limit} {unit}"
+    if not isinstance(config, AdaTokConfig):
+        return None
     heads = config.decoder_num_hidden_layers * len(config.budgets)
     if heads > len(shapes):
         return f"{len(config.budgets)} budgets need at least {heads} tensors, and they have {len(shapes)}"

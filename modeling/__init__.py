@@ -1,6 +1,7 @@
 """What a Hub user downloads: configuration, model and image processor."""
 
 from .configuration_adatok import AdaTokConfig, AdaTokPixelDecoderConfig
+from .configuration_tatok import TaTokConfig
 from .image_processing_adatok import AdaTokImageProcessor, AdaTokImageProcessorPil
 from .modeling_adatok import (
     AdaTokDecoderOutput,
@@ -8,6 +9,13 @@ from .modeling_adatok import (
     AdaTokModel,
     AdaTokOutput,
     AdaTokPreTrainedModel,
+)
+from .modeling_tatok import (
+    TaTokDecoderOutput,
+    TaTokEncoderOutput,
+    TaTokModel,
+    TaTokOutput,
+    TaTokPreTrainedModel,
 )
 
 
@@ -21,4 +29,10 @@ __all__ = [
     "AdaTokOutput",
     "AdaTokPixelDecoderConfig",
     "AdaTokPreTrainedModel",
+    "TaTokConfig",
+    "TaTokDecoderOutput",
+    "TaTokEncoderOutput",
+    "TaTokModel",
+    "TaTokOutput",
+    "TaTokPreTrainedModel",
 ]

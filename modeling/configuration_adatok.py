@@ -14,6 +14,36 @@ def check_sizes(config: PreTrainedConfig, declared_by: type[PreTrainedConfig]):
             raise ValueError(f"{name} must be at least 1{', or None' if is_optional else ''}; got {value}.")
 
 
+def check_backbone(config: PreTrainedConfig):
+    """Raises a `ValueError` for sizes of pictures, patches, widths and the pixel decoder that do not fit together."""
+    if config.image_size % config.patch_size:
+        raise ValueError(f"image_size={config.image_size} must be a multiple of patch_size={config.patch_size}.")
+    for width, heads in (
+        (config.hidden_size, config.num_attention_heads),
+        (config.decoder_hidden_size, config.decoder_num_attention_heads),
+    ):
+        if width % heads or width % 4:
+            raise ValueError(
+                f"A hidden size must be a multiple of 4 and of its attention heads; got {width} and {heads} heads."
+            )
+    if config.pixel_decoder_config is not None:
+        factor = config.pixel_decoder_config.upsampling_factor
+        if config.patch_size % factor:
+            raise ValueError(
+                f"A pixel decoder of {len(config.pixel_decoder_config.hidden_sizes)} hidden_sizes decodes patches "
+                f"of {factor} pixels, or a multiple, but patch_size is {config.patch_size}."
+            )
+
+
+def fill_decoder(config: PreTrainedConfig):
+    """Gives the decoder the encoder's sizes where it has none, and makes the pixel decoder's configuration."""
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        if getattr(config, f"decoder_{name}") is None:
+            setattr(config, f"decoder_{name}", getattr(config, name))
+    if isinstance(config.pixel_decoder_config, dict):
+        config.pixel_decoder_config = AdaTokPixelDecoderConfig(**config.pixel_decoder_config)
+
+
 @strict
 class AdaTokPixelDecoderConfig(PreTrainedConfig):
     r"""
@@ -192,11 +222,7 @@ class AdaTokConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.budgets = list(self.budgets)
         self.cost_bias = float(self.cost_bias)
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-            if getattr(self, f"decoder_{name}") is None:
-                setattr(self, f"decoder_{name}", getattr(self, name))
-        if isinstance(self.pixel_decoder_config, dict):
-            self.pixel_decoder_config = AdaTokPixelDecoderConfig(**self.pixel_decoder_config)
+        fill_decoder(self)
         self.validate_architecture()  # `@strict` calls it too, but wraps what it raises: this one is a ValueError
         super().__post_init__(**kwargs)
 
@@ -213,24 +239,7 @@ class AdaTokConfig(PreTrainedConfig):
             )
         if not math.isfinite(self.cost_bias):
             raise ValueError(f"cost_bias must be a finite number, 0 for the policy as trained; got {self.cost_bias}.")
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}.")
-        for width, heads in (
-            (self.hidden_size, self.num_attention_heads),
-            (self.decoder_hidden_size, self.decoder_num_attention_heads),
-        ):
-            if width % heads or width % 4:
-                raise ValueError(
-                    f"A hidden size must be a multiple of 4 and of its attention heads; got {width} and {heads} heads."
-                )
-
-        if self.pixel_decoder_config is not None:
-            factor = self.pixel_decoder_config.upsampling_factor
-            if self.patch_size % factor:
-                raise ValueError(
-                    f"A pixel decoder of {len(self.pixel_decoder_config.hidden_sizes)} hidden_sizes decodes patches "
-                    f"of {factor} pixels, or a multiple, but patch_size is {self.patch_size}."
-                )
+        check_backbone(self)
 
     @property
     def num_patches(self) -> int:
@@ -241,6 +250,19 @@ class AdaTokConfig(PreTrainedConfig):
     def pad_code_id(self) -> int:
         """Id that fills the image codes beyond the budget."""
         return self.codebook_size
+
+    @property
+    def choice(self) -> str:
+        """All that decides, beside the policy's weights, which budget an image gets."""
+        return f"{self.cost_bias} {self.is_policy_trained}"
+
+    def count_bits(self, budget: int) -> float:
+        """
+        What an image takes: its codes and the index of its budget, which a decoder has to be told. The index counts
+        among the candidate budgets where the budget is one of them, else among all `num_latent_tokens`.
+        """
+        choices = len(self.budgets) if budget in self.budgets else self.num_latent_tokens
+        return budget * math.log2(self.codebook_size) + math.log2(choices)
 
 
 __all__ = ["AdaTokConfig", "AdaTokPixelDecoderConfig"]

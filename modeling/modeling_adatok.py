@@ -6,33 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import capture_outputs
 
-from .blocks import (
-    AdaTokAttention,
-    AdaTokHeadedLinear,
-    AdaTokLayer,
-    AdaTokVectorQuantizer,
-    init_heads,
-    init_linear,
-    sincos_positions,
-)
+from .backbone import AdaTokDecoder, AdaTokVisionEncoder, AdaTokVisionModel, is_integer
+from .blocks import AdaTokHeadedLinear, AdaTokVectorQuantizer, init_heads
 from .configuration_adatok import AdaTokConfig
-from .pixel_decoder import AdaTokPixelDecoder
 
 
 logger = logging.get_logger(__name__)
 
 MASKED_GROUP_SIZE = 8  # images; below it the matrices of a group are too small for a CPU
-MAX_PIXEL_VALUE = 10  # noise and other normalisations stay below it, a picture in [0, 255] does not
 
 
 @dataclass
@@ -108,142 +98,23 @@ class AdaTokOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class AdaTokEncoder(nn.Module):
-    """A ViT whose sequence is the class token, the patches and the latent tokens."""
+class AdaTokEncoder(AdaTokVisionEncoder):
+    """A ViT whose sequence is the class token, the patches and the latent tokens; the latter become the codes."""
 
     def __init__(self, config: AdaTokConfig):
-        super().__init__()
-        width = config.hidden_size
+        super().__init__(config, config.num_latent_tokens)
         self.interleave_latents = config.interleave_latents
-        self.patch_embedding = nn.Conv2d(
-            config.num_channels, width, kernel_size=config.patch_size, stride=config.patch_size
-        )
-        self.class_embedding = nn.Parameter(torch.empty(1, 1, width))
-        self.position_embedding = nn.Parameter(torch.empty(1, config.num_patches + 1, width))
-        self.latent_tokens = nn.Parameter(torch.empty(1, config.num_latent_tokens, width))
-        self.layernorm_pre = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.layers = nn.ModuleList(
-            AdaTokLayer(config, width, config.num_attention_heads, config.intermediate_size)
-            for _ in range(config.num_hidden_layers)
-        )
-        self.layernorm_post = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.latent_projection = nn.Linear(width, config.codebook_dim)
-
-    def init_weights(self):
-        """Large positions and latent tokens: the usual small ones are not told apart for thousands of steps."""
-        grid_size = math.isqrt(self.position_embedding.shape[1] - 1)
-        init.copy_(self.position_embedding, sincos_positions(self.position_embedding.shape[2], grid_size)[None])
-        init.zeros_(self.class_embedding)
-        init.normal_(self.latent_tokens, std=0.4)
-        fan_in = self.patch_embedding.weight[0].numel()
-        init.normal_(self.patch_embedding.weight, std=fan_in**-0.5)
+        self.latent_projection = nn.Linear(config.hidden_size, config.codebook_dim)
 
     def forward(
         self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns latents `(batch, num_latent_tokens, codebook_dim)` and policy features `(batch, 2 * width)`."""
-        batch_size = pixel_values.shape[0]
-        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (batch, patches, width)
-        image_tokens = torch.cat([self.class_embedding.expand(batch_size, -1, -1), patches], dim=1)
-        image_tokens = image_tokens + self.position_embedding
-        hidden_states = torch.cat([image_tokens, self.latent_tokens.expand(batch_size, -1, -1)], dim=1)
-        hidden_states = self.layernorm_pre(hidden_states)  # (batch, 1 + patches + num_latent_tokens, width)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, **kwargs)
-        hidden_states = self.layernorm_post(hidden_states)
-        image_states, latent_states = hidden_states.split([image_tokens.shape[1], self.latent_tokens.shape[1]], dim=1)
+        image_states, latent_states = self.states(pixel_values, **kwargs)
         features = torch.cat([image_states.mean(dim=1), latent_states.mean(dim=1)], dim=-1)
         if self.interleave_latents:  # (batch, N, width) read as (batch, width, N)
-            latent_states = latent_states.reshape(batch_size, -1, latent_states.shape[1]).transpose(1, 2)
+            latent_states = latent_states.reshape(*latent_states.shape[::2], -1).transpose(1, 2)
         return self.latent_projection(latent_states), features
-
-
-class AdaTokDecoder(nn.Module):
-    """A ViT that turns one mask token per patch, with a prefix of codes in view, into pixels."""
-
-    def __init__(self, config: AdaTokConfig):
-        super().__init__()
-        width = config.decoder_hidden_size
-        self.config = config
-        self.grid_size = config.image_size // config.patch_size
-        self.code_projection = nn.Linear(config.codebook_dim, width)
-        self.class_embedding = nn.Parameter(torch.empty(1, 1, width))
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.position_embedding = nn.Parameter(torch.empty(1, config.num_patches + 1, width))
-        self.latent_position_embedding = nn.Parameter(torch.empty(1, config.num_latent_tokens, width))
-        self.layernorm_pre = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.layers = nn.ModuleList(
-            AdaTokLayer(config, width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
-            for _ in range(config.decoder_num_hidden_layers)
-        )
-        self.layernorm_post = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        if config.pixel_decoder_config is not None:
-            self.pixel_decoder = AdaTokPixelDecoder(
-                config.pixel_decoder_config, width, config.num_channels, config.patch_size
-            )
-        else:
-            self.pixel_projection = nn.Linear(width, config.num_channels * config.patch_size**2)
-            self.pixel_conv = nn.Conv2d(config.num_channels, config.num_channels, kernel_size=3, padding=1)
-
-    def init_weights(self):
-        """Large positions and codes, without which the decoder stays blind to the codes for thousands of steps."""
-        positions = sincos_positions(self.position_embedding.shape[2], self.grid_size)
-        init.copy_(self.position_embedding, positions[None])
-        init.zeros_(self.class_embedding)
-        init.normal_(self.mask_token, std=0.02)
-        init.normal_(self.latent_position_embedding, std=0.4)
-        init.normal_(self.code_projection.weight, std=0.3)
-        if self.config.pixel_decoder_config is None:
-            init.dirac_(self.pixel_conv.weight)
-
-    def forward(
-        self,
-        quantized: torch.Tensor,
-        code_mask: torch.BoolTensor | None = None,
-        head_indices: torch.Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        """
-        Args:
-            quantized (`torch.Tensor` of shape `(batch, tokens, codebook_dim)`):
-                A prefix of quantized latents, of any float type.
-            code_mask (`torch.BoolTensor` of shape `(batch, tokens)`, *optional*): False hides a code.
-            head_indices (`torch.LongTensor` of shape `(batch,)`, or `int`, *optional*): Head of each sample or all.
-
-        Returns:
-            Pixels of shape `(batch, num_channels, image_size, image_size)`.
-        """
-        return self.to_pixels(self.patch_states(quantized, code_mask, head_indices, **kwargs))
-
-    def patch_states(
-        self,
-        quantized: torch.Tensor,
-        code_mask: torch.BoolTensor | None = None,
-        head_indices: torch.Tensor | int | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        """The first half of `forward`, all that depends on the budget: states of shape `(batch, patches, width)`."""
-        batch_size, num_codes, _ = quantized.shape
-        image_tokens = torch.cat([self.class_embedding, self.mask_token.expand(-1, self.grid_size**2, -1)], dim=1)
-        image_tokens = (image_tokens + self.position_embedding).expand(batch_size, -1, -1)
-        quantized = quantized.to(self.mask_token.dtype)  # the quantizer computes in float32
-        code_tokens = self.code_projection(quantized) + self.latent_position_embedding[:, :num_codes]
-        hidden_states = torch.cat([image_tokens.to(code_tokens.dtype), code_tokens], dim=1)
-        hidden_states = self.layernorm_pre(hidden_states)  # (batch, 1 + patches + num_codes, width)
-        if code_mask is not None:
-            code_mask = nn.functional.pad(code_mask, (image_tokens.shape[1], 0), value=True)
-        attention_mask = create_bidirectional_mask(self.config, hidden_states, code_mask)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, head_indices, **kwargs)
-        return self.layernorm_post(hidden_states[:, 1 : image_tokens.shape[1]])
-
-    def to_pixels(self, patch_states: torch.Tensor) -> torch.Tensor:
-        """The second half of `forward`, from the states to the pixels."""
-        if self.config.pixel_decoder_config is not None:
-            return self.pixel_decoder(patch_states)
-        patches = self.pixel_projection(patch_states).transpose(1, 2)  # (batch, channels * patch_size**2, patches)
-        pixels = patches.unflatten(2, (self.grid_size, self.grid_size))
-        return self.pixel_conv(nn.functional.pixel_shuffle(pixels, self.config.patch_size))
 
 
 class AdaTokPolicy(nn.Module):
@@ -264,41 +135,21 @@ class AdaTokPolicy(nn.Module):
         return self.fc2(self.activation_fn(self.fc1(self.layernorm(features))))
 
 
-class AdaTokPreTrainedModel(PreTrainedModel):
+class AdaTokPreTrainedModel(AdaTokVisionModel):
     config: AdaTokConfig
     base_model_prefix = "adatok"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["AdaTokLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _own_keywords = "budgets and cost_bias"
     # One by one, as the counter of the batch normalisation is to stay an integer.
     _keep_in_fp32_modules_strict = [
         "quantizer.codebook",
         "quantizer.latent_norm.running_mean",
         "quantizer.latent_norm.running_var",
     ]
-    # Of the encoder only: the decoder may take a batch in groups, whose states have no common shape.
-    _can_record_outputs = {
-        "hidden_states": OutputRecorder(AdaTokLayer, layer_name="encoder"),
-        "attentions": OutputRecorder(AdaTokAttention, index=1, layer_name="encoder"),
-    }
-    accepts_loss_kwargs = False  # `forward` takes keywords for the attention, none for the loss
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        if isinstance(module, nn.Linear):
-            init_linear(module)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight)
-        else:
-            super()._init_weights(module)
-        if isinstance(module, AdaTokEncoder | AdaTokDecoder):
-            module.init_weights()
-        elif isinstance(module, AdaTokModel):
+        super()._init_weights(module)
+        if isinstance(module, AdaTokModel):
             init.copy_(module.candidate_budgets, torch.tensor(self.config.budgets))
             # In remote code, modules without tensors of their own are passed over, so these are called here.
             module.policy.init_weights(self.config.initializer_range)
@@ -354,7 +205,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
             normalize_codes=config.normalize_codes,
             batch_norm=config.latent_batch_norm,
         )
-        self.decoder = AdaTokDecoder(config)
+        self.decoder = AdaTokDecoder(config, config.num_latent_tokens)
         self.policy = AdaTokPolicy(config)
         self.register_buffer("candidate_budgets", torch.tensor(config.budgets), persistent=False)
         self._inject_heads()
@@ -381,33 +232,47 @@ class AdaTokModel(AdaTokPreTrainedModel):
     def __setattr__(self, name: str, value):
         super().__setattr__(name, value)
         if name == "peft_config":  # PEFT sets it once a user's adapter is in place
-            self._freeze_all_but(list(value))
+            self._refuse_heads(value)
+            self._freeze_all_but(value)
 
-    def _freeze_all_but(self, adapter_names: list[str]):
+    def _freeze_all_but(self, adapters: dict[str, PeftConfig]):
         # PEFT freezes a model under its first adapter only; for that it takes a head, and leaves all else trainable.
+        biases = {getattr(config, "bias", "none") for config in adapters.values()}
+        endings = tuple({"all": ".bias", "lora_only": ".base_layer.bias"}[bias] for bias in biases - {"none"})
         for name, parameter in self.named_parameters():
-            if not any(f".{adapter}." in f"{name}." for adapter in adapter_names):
+            is_adapter = any(f".{adapter}." in f"{name}." for adapter in adapters)
+            if not is_adapter and not name.endswith(endings):
                 parameter.requires_grad_(False)
 
-    def load_adapter(self, peft_model_id: str | None = None, *args, **kwargs):
-        """As in transformers, for an adapter of the whole model; an exported head, which is one of the decoder alone,
-        is a `ValueError` that names `import_heads`."""
-        name = kwargs.get("adapter_name") or (args[0] if args else None) or "default"
-        heads = {name: tensor.clone() for name, tensor in self.state_dict().items() if ".lora_" in name}
-        loading_info = super().load_adapter(peft_model_id, *args, **kwargs)
-        self.load_state_dict(heads, strict=False)  # transformers takes all adapters for new ones
-        missing = sorted(key for key in loading_info.missing_keys if f".{name}." in key) if loading_info else []
-        if missing:
-            self.delete_adapter(name)
-            raise ValueError(
-                f"The adapter {peft_model_id} lacks {len(missing)} tensors that this model needs, {missing[0]} among "
-                "them; a head is read by adatok_hf.conversion.heads.import_heads(model, folder)."
-            )
-        return loading_info
+    def _refuse_heads(self, adapters: dict[str, PeftConfig]):
+        """Takes the adapters out and raises `ValueError` where one is of the decoder alone, as exported heads are."""
+        homes = {name: (config.auto_mapping or {}).get("base_model_class") for name, config in adapters.items()}
+        heads = [name for name, home in homes.items() if home == type(self.decoder).__name__]
+        if not heads:
+            return
+        for path, layer in list(self.named_modules()):
+            if isinstance(layer, AdaTokHeadedLinear):
+                layer.unload_and_optionally_merge_module(merge=False, safe_merge=False, adapter_names=None)
+            elif isinstance(layer, BaseTunerLayer):
+                self.set_submodule(path, layer.get_base_layer())
+        del self.peft_config
+        raise ValueError(
+            f"The adapter to be loaded as {heads[0]!r} is an exported head, of the decoder alone; it is read by "
+            "adatok_hf.conversion.heads.import_heads(model, folder)."
+        )
 
-    def get_input_embeddings(self) -> None:
-        """`None`: pixels enter by a convolution, there is no table of embeddings to exchange or resize."""
-        return None
+    def get_adapter_state_dict(self, *args, **kwargs) -> dict[str, torch.Tensor]:
+        """As in transformers, without the heads, which belong to the model."""
+        heads = tuple(f".{name}.weight" for name in self.decoder.peft_config)
+        state = super().get_adapter_state_dict(*args, **kwargs)
+        return {name: tensor for name, tensor in state.items() if not name.endswith(heads)}
+
+    def load_adapter(self, *args, **kwargs):
+        """As in transformers, and the heads stay as they are."""
+        heads = {name: tensor.clone() for name, tensor in self.state_dict().items() if ".lora_" in name}
+        loading_info = super().load_adapter(*args, **kwargs)
+        self.load_state_dict(heads, strict=False)  # transformers takes all adapters for new ones
+        return loading_info
 
     def encode(
         self,
@@ -456,6 +321,18 @@ class AdaTokModel(AdaTokPreTrainedModel):
             budget_logits=budget_logits,
             policy_features=features if return_policy_features else None,
         )
+
+    def chosen_budgets(self, encoded: AdaTokEncoderOutput) -> torch.LongTensor:
+        r"""
+        The budgets that the policy gives images, whatever budget they were encoded with.
+
+        Args:
+            encoded ([`AdaTokEncoderOutput`]): What `encode` returned.
+
+        Returns:
+            `torch.LongTensor` of shape `(batch,)`: candidate budgets.
+        """
+        return self.candidate_budgets[self._shift_logits(encoded.budget_logits, None).argmax(dim=-1)]
 
     def budget_distribution(self, budget_logits: torch.FloatTensor, cost_bias: float | None = None) -> torch.Tensor:
         r"""
@@ -511,7 +388,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
             image_codes = image_codes.image_codes
         if not isinstance(image_codes, torch.Tensor):
             image_codes = self._tensor_of_codes(image_codes)
-        if image_codes.ndim != 2 or not _is_integer(image_codes):
+        if image_codes.ndim != 2 or not is_integer(image_codes):
             raise ValueError(
                 f"image_codes must be integers of shape (batch, codes); got {image_codes.dtype} of shape "
                 f"{tuple(image_codes.shape)}."
@@ -655,7 +532,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
             resolved = torch.as_tensor(budgets, device=self.device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"budgets must be one integer, or one per image; got {budgets!r}.") from error
-        if not _is_integer(resolved) or resolved.shape not in ((), (batch_size,)):
+        if not is_integer(resolved) or resolved.shape not in ((), (batch_size,)):
             raise ValueError(
                 f"budgets must be one integer or {batch_size} of them, one per image; got {resolved.dtype} of shape "
                 f"{tuple(resolved.shape)}."
@@ -669,7 +546,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         try:
             if isinstance(image_codes, list | tuple):
                 rows = [torch.as_tensor(row) for row in image_codes]
-                if any(row.ndim != 1 or not _is_integer(row) for row in rows):
+                if any(row.ndim != 1 or not is_integer(row) for row in rows):
                     raise ValueError("not rows of integers")
                 image_codes = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.config.pad_code_id)
             return torch.as_tensor(image_codes, device=self.device)
@@ -678,15 +555,6 @@ class AdaTokModel(AdaTokPreTrainedModel):
                 "image_codes must be integers of shape (batch, codes), one list of codes per image, or what encode "
                 f"returned; got a {type(image_codes).__name__}."
             ) from error
-
-    def _check_keywords(self, kwargs: dict):
-        # The attention ignores what it does not know, so that a misspelt `budgets` would have no effect.
-        for name in kwargs:
-            if name not in TransformersKwargs.__annotations__:
-                raise TypeError(
-                    f"AdaTok knows no keyword {name!r}; budgets and cost_bias are its own, and the attention takes "
-                    f"{', '.join(TransformersKwargs.__annotations__)}."
-                )
 
     def _check_choice(self, budgets: int | Sequence[int] | torch.Tensor | None, cost_bias: float | None):
         if cost_bias is None:
@@ -702,27 +570,6 @@ class AdaTokModel(AdaTokPreTrainedModel):
         if not math.isfinite(cost_bias):
             raise ValueError(f"cost_bias must be a finite number, 0 for the policy as trained; got {cost_bias}.")
 
-    def _check_pixel_values(self, pixel_values: torch.Tensor):
-        size = self.config.image_size
-        expected = (self.config.num_channels, size, size)
-        if not isinstance(pixel_values, torch.Tensor):
-            raise ValueError(
-                f"pixel_values must be a tensor of shape (batch, {', '.join(map(str, expected))}); got a "
-                f"{type(pixel_values).__name__}, of which AdaTokImageProcessor makes one."
-            )
-        if pixel_values.shape[1:] != expected or len(pixel_values) == 0 or not pixel_values.is_floating_point():
-            raise ValueError(
-                f"pixel_values must be floats of shape (batch, {', '.join(map(str, expected))}); got "
-                f"{pixel_values.dtype} of shape {tuple(pixel_values.shape)}. AdaTokImageProcessor makes them."
-            )
-        if not torch.compiler.is_compiling() and not torch.isfinite(pixel_values).all():
-            raise ValueError("pixel_values contain NaN or infinite values; they must be finite and in [-1, 1].")
-        if not torch.compiler.is_compiling() and (largest := pixel_values.abs().max()) > MAX_PIXEL_VALUE:
-            raise ValueError(
-                f"pixel_values must lie in [-1, 1]; got {largest:g}, as of a picture in [0, 255]. "
-                "AdaTokImageProcessor scales them."
-            )
-
     def _check_image_codes(self, image_codes: torch.Tensor, budgets: torch.Tensor, code_mask: torch.Tensor):
         if torch.compiler.is_compiling():
             return
@@ -735,10 +582,6 @@ class AdaTokModel(AdaTokPreTrainedModel):
                 f"Codes inside the budget must lie between 0 and {self.config.codebook_size - 1}; got {bad_codes[0]}"
                 + (f", {reason}." if reason else ".")
             )
-
-
-def _is_integer(tensor: torch.Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 __all__ = ["AdaTokDecoderOutput", "AdaTokEncoderOutput", "AdaTokModel", "AdaTokOutput", "AdaTokPreTrainedModel"]

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models
 from transformers import LlamaForCausalLM
 
-from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
+from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel, TaTokConfig, TaTokModel
 from adatok_hf.allocation.reward_table import RewardTable, RewardTableInfo
 from adatok_hf.checkpoint import model_hash
 from adatok_hf.metrics.perceptual import BACKBONE_FILES
@@ -59,6 +59,48 @@ def tiny_model(tiny_config) -> AdaTokModel:
         nn.init.normal_(model.quantizer.latent_norm.running_mean, std=0.1)
         nn.init.uniform_(model.quantizer.latent_norm.running_var, 0.5, 2.0)
     return model
+
+
+@pytest.fixture
+def tatok_config() -> TaTokConfig:
+    return TaTokConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_global_tokens=4,
+        global_codebook_size=64,
+        patch_codebook_size=32,
+        codebook_dim=8,
+        prior_hidden_size=32,
+        prior_num_hidden_layers=1,
+        prior_num_attention_heads=2,
+    )
+
+
+@pytest.fixture
+def tiny_tatok(tatok_config) -> TaTokModel:
+    """In evaluation mode; the prior has opinions and the batch statistics are not their defaults."""
+    torch.manual_seed(0)
+    model = TaTokModel(tatok_config).eval()
+    with torch.no_grad():
+        nn.init.normal_(model.prior.code_head.weight, std=0.5)
+        for quantizer in (model.global_quantizer, model.patch_quantizer):
+            nn.init.normal_(quantizer.latent_norm.running_mean, std=0.1)
+            nn.init.uniform_(quantizer.latent_norm.running_var, 0.5, 2.0)
+    return model
+
+
+@pytest.fixture
+def tatok_checkpoint(tmp_path, tiny_tatok, processor) -> Path:
+    """A saved folder with `tiny_tatok` and its processor; half of the entropy is kept."""
+    path = tmp_path / "tatok_checkpoint"
+    tiny_tatok.config.threshold = 0.5
+    tiny_tatok.save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
 
 
 @pytest.fixture

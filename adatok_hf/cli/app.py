@@ -21,6 +21,7 @@ from .convert import convert
 from .decode import decode
 from .encode import encode
 from .evaluate import evaluate
+from .evaluate_generation import evaluate_generation
 from .generate import generate
 from .push import push
 from .reconstruct import reconstruct
@@ -33,6 +34,7 @@ COMMANDS = (
     encode,
     decode,
     evaluate,
+    evaluate_generation,
     generate,
     tokenize_dataset,
     reward_table,
@@ -64,12 +66,14 @@ def make_app() -> typer.Typer:
     app.add_typer(bench_app, name="bench")
     train_app = typer.Typer(help="Train a model from a recipe.", no_args_is_help=True)
     train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train.tokenizer)
+    train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train.tatok)
     train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train.policy)
     train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train_generator.generator)
     app.add_typer(train_app, name="train")
     study_app = typer.Typer(help="Find out by experiments with controls what a part is worth.", no_args_is_help=True)
     study_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(study.policy)
     study_app.command()(study.heads)
+    study_app.command(context_settings=OVERRIDES)(study.fixed)
     app.add_typer(study_app, name="study")
     heads_app = typer.Typer(help="Exchange the decoder's heads with the PEFT library.", no_args_is_help=True)
     heads_app.command(name="export")(heads.export_heads)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, prepare_folder
+from .common import load_model, prepare_folder, say
 from .options import DataOption, DeviceOption, MaxImagesOption, ModelOption
 
 
@@ -33,7 +33,8 @@ def calibrate(
     if not network.config.is_policy_trained:
         raise ValueError(f"The policy of {model_id} has not been trained; train it first: adatok train policy.")
     check_mean_budget(mean_budget, candidates)
-    logits = score_images(network, processor, load_image_dataset(data, split, max_images))
+    images = load_image_dataset(data, split, max_images)
+    logits = score_images(network, processor, images, warn=say)
     cost_bias = calibrate_cost_bias(logits, candidates, mean_budget)
     save_calibrated(find_folder(model or default_checkpoint()), out, network, processor, cost_bias)
     counts = choose_columns(logits, candidates, cost_bias).bincount(minlength=len(candidates)).tolist()
@@ -43,3 +44,5 @@ def calibrate(
         f"{len(logits)} images, cost bias {cost_bias:.4g}, mean budget {mean:.2f} (images per budget {histogram}), "
         f"written to {out}"
     )
+    if len(logits) < len(images):
+        raise typer.Exit(1)

@@ -7,13 +7,17 @@ from pathlib import Path
 from ..files import printable, remove_left_overs
 
 
-def load_model(model: str | None, device: str | None):
-    """Loads a checkpoint for inference: the model on its device, the name to report, the processor."""
+def load_model(model: str | None, device: str | None, with_tatok: bool = False):
+    """
+    Loads a checkpoint for inference: the model on its device, the name to report, the processor. A TaTok, where it
+    will do, comes as one of AdaTok's verbs.
+    """
     import torch
     from transformers.utils import logging
 
     from .. import default_checkpoint
-    from ..checkpoint import load_checkpoint
+    from ..checkpoint import ANY_MODEL, AdaTokModel, load_checkpoint
+    from ..codec.sequential_tatok import in_sequences
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -22,8 +26,8 @@ def load_model(model: str | None, device: str | None):
         raise ValueError(f"--device must be cpu, or a GPU that this machine has; got {device!r}.") from error
     logging.disable_progress_bar()  # loading is quick, and standard error is for what went wrong
     path = model or default_checkpoint()
-    network, processor = load_checkpoint(path)
-    return network.eval().to(device), model or Path(path).name, processor
+    network, processor = load_checkpoint(path, kinds=ANY_MODEL if with_tatok else (AdaTokModel,))
+    return in_sequences(network.eval().to(device)), model or Path(path).name, processor
 
 
 def cast_model(model, dtype: str | None):

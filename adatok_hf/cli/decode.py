@@ -36,7 +36,7 @@ def decode(
 
     codes = ImageCodes.load(codes_file)
     prepare_folder(out)
-    network, model_id, processor = load_model(model, device)
+    network, model_id, processor = load_model(model, device, with_tatok=True)
     if not force and codes.model_hash != model_hash(network):
         raise ValueError(
             f"{codes_file} was made by {codes.model!r}, whose weights are not those of {model_id!r}; name the right "

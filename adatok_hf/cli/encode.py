@@ -43,7 +43,7 @@ def encode(
         raise ValueError(f"--out must name a file; {out} is a folder.")
     check_cost_bias(cost_bias, budgets)
     prepare_folder(out.parent)
-    network, model_id, processor = load_model(model, device)
+    network, model_id, processor = load_model(model, device, with_tatok=True)
     forced, fingerprint = parse_budget(budgets, network.config), model_hash(network)
     network = cast_model(network, dtype)
     batches = ImageBatches(images, processor, say, batch_size, split)

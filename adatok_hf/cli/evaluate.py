@@ -15,6 +15,7 @@ from .options import (
     MaxImagesOption,
     ModelOption,
     check_cost_bias,
+    check_policy,
     parse_budgets,
     parse_names,
 )
@@ -66,8 +67,9 @@ def evaluate(
     prepare_folder(out)
     if save_reference is not None:
         prepare_folder(save_reference.absolute().parent)
-    network, model_id, processor = load_model(model, start_processes(device))
+    network, model_id, processor = load_model(model, start_processes(device), with_tatok=True)
     if cost_bias is not None:
+        check_policy(network.config)
         network.config.cost_bias = cost_bias
     chosen = parse_budgets(budgets, network.config)
     images = load_image_dataset(data, split, max_images)

@@ -110,5 +110,14 @@ def check_cost_bias(cost_bias: float | None, budgets: str):
         )
 
 
+def check_policy(config):
+    """Raises `ValueError` for a model without a policy that a cost bias could shift."""
+    if config.model_type != "adatok":
+        raise ValueError(
+            f"--cost-bias shifts AdaTok's policy, and a model of type {config.model_type!r} has none; make a copy "
+            "with another threshold by adatok calibrate."
+        )
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()

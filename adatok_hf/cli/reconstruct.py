@@ -44,7 +44,7 @@ def reconstruct(
 
     check_cost_bias(cost_bias, budgets)
     prepare_folder(out)
-    network, model_id, processor = load_model(model, device)
+    network, model_id, processor = load_model(model, device, with_tatok=True)
     chosen = parse_budgets(budgets, network.config)
     if AUTO in chosen and len(chosen) > 1:
         raise ValueError(f"auto stands alone in --budgets; got {budgets!r}.")

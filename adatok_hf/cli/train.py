@@ -1,4 +1,4 @@
-"""`adatok train tokenizer` and `adatok train policy`: a model from a recipe."""
+"""`adatok train tokenizer`, `train tatok` and `train policy`: a model from a recipe."""
 
 from importlib import import_module
 from typing import Annotated
@@ -34,6 +34,17 @@ def tokenizer(
     options = ["--train_data", data] if data is not None else []
     options += ["--train_only", "heads"] if train_heads_only else []
     train_recipe(recipe, [*options, *context.args])
+
+
+def tatok(
+    context: typer.Context,
+    recipe: RecipeOption,
+    data: Annotated[str | None, typer.Option(help="What to train on; the recipe's data if not given.")] = None,
+):
+    """Train a TaTok, with global tokens and filtered patch tokens. Any further `--key value` overrides the recipe."""
+    from ..training.train_tatok import train_recipe
+
+    train_recipe(recipe, [*(["--train_data", data] if data is not None else []), *context.args])
 
 
 def policy(

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..checkpoint import load_checkpoint
+from ..checkpoint import ANY_MODEL, load_checkpoint
 from ..data import load_image
 from ..modeling import AdaTokModel
+from .sequential_tatok import SequentialTaTok, in_sequences
 
 
 Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
@@ -22,7 +23,7 @@ class AdaTokCodec:
     Model, image processor, device and precision in one: pictures to codes in one call, and back in another.
 
     Args:
-        model ([`AdaTokModel`]): In evaluation mode.
+        model ([`AdaTokModel`] or [`SequentialTaTok`]): In evaluation mode.
         processor ([`AdaTokImageProcessor`]): Its image processor.
         batch_size (`int`, *optional*, defaults to 32): Pictures at once.
 
@@ -42,7 +43,7 @@ class AdaTokCodec:
 
     ```"""
 
-    model: AdaTokModel
+    model: AdaTokModel | SequentialTaTok
     processor: object
     batch_size: int = 32
 
@@ -71,9 +72,9 @@ class AdaTokCodec:
             batch_size (`int`, *optional*, defaults to 32): Pictures at once.
             revision, token (`str`, *optional*): For a repository id.
         """
-        model, processor = load_checkpoint(checkpoint, revision=revision, token=token)
+        model, processor = load_checkpoint(checkpoint, kinds=ANY_MODEL, revision=revision, token=token)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device=device, dtype=dtype), processor, batch_size)
+        return cls(in_sequences(model.to(device=device, dtype=dtype)), processor, batch_size)
 
     @torch.inference_mode()
     def encode(
@@ -136,7 +137,9 @@ class AdaTokCodec:
         for start in range(0, len(codes), self.batch_size):
             batch = codes[start : start + self.batch_size]
             budgets = torch.tensor([len(row) for row in batch], device=self.model.device)
-            padded = [[*map(int, row), *[config.pad_code_id] * (config.num_latent_tokens - len(row))] for row in batch]
+            padded = [
+                [*map(int, row), *[config.codebook_size] * (config.num_latent_tokens - len(row))] for row in batch
+            ]
             image_codes = torch.tensor(padded, device=self.model.device)
             pictures += self.processor.post_process(self.model.decode(image_codes, budgets=budgets).pixel_values)
         return pictures

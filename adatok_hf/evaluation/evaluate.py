@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..allocation.choice import choose_columns
 from ..checkpoint import model_hash, policy_hash
 from ..files import hash_file, remove_left_overs, whole_file, write_json
 from ..metrics.images import to_uint8
@@ -311,10 +310,9 @@ class EvaluationRun:
         if "originals" in units:
             yield "originals", {"features": self.inception(seen)}
         encoded = model.encode(pixel_values.to(device), budgets=config.num_latent_tokens)
-        chosen = choose_columns(encoded.budget_logits.float().cpu(), config.budgets, config.cost_bias)
+        chosen = model.chosen_budgets(encoded).cpu()
         budgets = {
-            budget: torch.tensor(config.budgets)[chosen] if budget == AUTO else torch.full_like(chosen, budget)
-            for budget in self.settings.budgets
+            budget: chosen if budget == AUTO else torch.full_like(chosen, budget) for budget in self.settings.budgets
         }
         for budget, kept in budgets.items():
             if f"budget-{budget}" in units:
@@ -331,7 +329,7 @@ class EvaluationRun:
     def _measure_budget(self, codes: torch.Tensor, kept: torch.Tensor, seen: torch.Tensor) -> dict[str, torch.Tensor]:
         reconstructions = to_uint8(self.model.decode(codes, budgets=kept).pixel_values)
         beyond = torch.arange(codes.shape[1], device=codes.device) >= kept[:, None]
-        columns = {"budgets": kept, "codes": codes.masked_fill(beyond, self.model.config.pad_code_id)}
+        columns = {"budgets": kept, "codes": codes.masked_fill(beyond, self.model.config.codebook_size)}
         if self.inception is not None:
             columns["features"] = self.inception(reconstructions)
         return columns | self._measure_pairs(seen, reconstructions)

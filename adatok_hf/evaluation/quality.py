@@ -210,7 +210,8 @@ def _budget_row(run: EvaluationRun, budget: int | str, real: FeatureStatistics |
                 real.features, statistics.features, subset_size=settings.kid_subset_size, seed=KID_SEED
             )
     if budget == AUTO:
-        row["histogram"] = {str(candidate): (kept == candidate).sum().item() for candidate in config.budgets}
+        values = sorted({*config.budgets, *kept.tolist()})
+        row["histogram"] = {str(value): (kept == value).sum().item() for value in values}
     return row
 
 

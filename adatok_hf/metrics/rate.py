@@ -25,8 +25,7 @@ def bits_per_pixel(budget: int, config) -> float:
     0.0059051513671875
 
     ```"""
-    choices = len(config.budgets) if budget in config.budgets else config.num_latent_tokens
-    return (budget * math.log2(config.codebook_size) + math.log2(choices)) / config.image_size**2
+    return config.count_bits(budget) / config.image_size**2
 
 
 def whole_bytes(budget: int, config) -> int:

@@ -8,13 +8,14 @@ from torch.optim import AdamW, Muon, Optimizer
 
 class MuonWithAdamW(Optimizer):
     """
-    Muon, which orthogonalises the update of a matrix, beside AdamW for everything that is none. Both take the same
-    learning rate: Muon's updates are scaled to the size of AdamW's.
+    Muon, which orthogonalises the update of a matrix, beside AdamW for everything that is none. Both can take the same
+    learning rate, as Muon's updates have the size of AdamW's; where Muon takes a high one, AdamW may need less.
 
     Args:
         matrices (iterable of `torch.nn.Parameter`): What Muon trains, all of two dimensions.
         others (iterable of `torch.nn.Parameter`): What AdamW trains.
-        lr (`float`): Learning rate of both.
+        lr (`float`): Learning rate of Muon.
+        adamw_lr (`float`, *optional*): Learning rate of AdamW; that of Muon if not given.
         weight_decay (`float`, *optional*, defaults to 0.0): Decoupled weight decay of the matrices; the rest has none.
         momentum (`float`, *optional*, defaults to 0.95): Momentum of Muon.
         betas (`tuple[float, float]`, *optional*, defaults to `(0.9, 0.99)`): Decays of AdamW's moments.
@@ -31,6 +32,7 @@ class MuonWithAdamW(Optimizer):
         matrices: Iterable[torch.nn.Parameter],
         others: Iterable[torch.nn.Parameter],
         lr: float,
+        adamw_lr: float | None = None,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
@@ -40,7 +42,7 @@ class MuonWithAdamW(Optimizer):
             "muon": Muon(
                 matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"
             ),
-            "adamw": AdamW(others, lr=lr, weight_decay=0.0, betas=betas, eps=eps),
+            "adamw": AdamW(others, lr=lr if adamw_lr is None else adamw_lr, weight_decay=0.0, betas=betas, eps=eps),
         }
         super().__init__([group for part in self.parts.values() for group in part.param_groups], defaults={"lr": lr})
         self._share_groups()

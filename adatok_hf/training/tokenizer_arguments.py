@@ -4,37 +4,40 @@ import inspect
 import json
 from dataclasses import dataclass, field, make_dataclass
 
-from transformers import TrainingArguments
+from transformers import PreTrainedConfig, TrainingArguments
 
 from ..modeling import AdaTokConfig
 from .argument_help import docstring_help
 
 
 TRAINABLE_PARTS = ("heads", "decoder")
-WRITTEN_LATER = ("is_policy_trained", "cost_bias")  # fields of the config that stage 2 and calibration set
 PARSED_KINDS = {"budgets": list[int], "pixel_decoder_config": dict | str}  # what a command line can give
 
 
-def _architecture_fields() -> list[tuple]:
-    help_texts = docstring_help(AdaTokConfig)
+def architecture_arguments(config_class: type[PreTrainedConfig], written_later: tuple[str, ...]) -> type:
+    """
+    A dataclass of the fields of a configuration, `None` where a recipe says nothing.
+
+    Args:
+        config_class (`type`): Its docstring describes all fields in the format of transformers.
+        written_later (`tuple[str, ...]`): Fields that are no architecture: later stages and calibration set them.
+    """
+    help_texts = docstring_help(config_class)
     fields = []
-    for name, kind in inspect.get_annotations(AdaTokConfig).items():
-        if name in WRITTEN_LATER:
+    for name, kind in inspect.get_annotations(config_class).items():
+        if name in written_later:
             continue
-        default = AdaTokConfig.__dataclass_fields__[name].default
+        default = config_class.__dataclass_fields__[name].default
         default = list(default) if isinstance(default, tuple) else default
         text = help_texts[name] + ("" if default is None else f" In a new model: {default}.")
         kind = PARSED_KINDS.get(name, kind)
         fields.append((name, kind | None, field(default=None, metadata={"help": text.replace("%", "%%")})))
-    return fields
-
-
-Architecture = make_dataclass("Architecture", _architecture_fields())
+    return make_dataclass("Architecture", fields)
 
 
 @dataclass
-class ModelArguments(Architecture):
-    """The architecture: the fields of [`AdaTokConfig`]. What is left out keeps its default, or that of `init_from`."""
+class StartArguments:
+    """What training starts from."""
 
     init_from: str | None = field(
         default=None, metadata={"help": "Checkpoint folder or Hub repo to start from instead of random weights."}
@@ -49,6 +52,11 @@ class ModelArguments(Architecture):
                 self.pixel_decoder_config = json.loads(self.pixel_decoder_config)
             except json.JSONDecodeError as error:
                 raise ValueError(f"pixel_decoder_config is not JSON: {error}.") from error
+
+
+@dataclass
+class ModelArguments(StartArguments, architecture_arguments(AdaTokConfig, ("is_policy_trained", "cost_bias"))):
+    """The architecture: the fields of [`AdaTokConfig`]. What is left out keeps its default, or that of `init_from`."""
 
 
 @dataclass
@@ -98,6 +106,9 @@ class ReconstructionTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Whether Muon trains the matrices of the transformer layers, and AdamW only the rest."},
     )
+    adamw_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of AdamW beside Muon; learning_rate is for both if not given."}
+    )
     training_budgets: list[int] | None = field(
         default=None, metadata={"help": "Budgets to draw from and to evaluate at; the candidates if not given."}
     )
@@ -135,6 +146,11 @@ class ReconstructionTrainingArguments(TrainingArguments):
         if self.train_only is not None and self.train_only not in TRAINABLE_PARTS:
             raise ValueError(
                 f"train_only must be one of {', '.join(TRAINABLE_PARTS)}, or not given; got {self.train_only!r}."
+            )
+        if self.adamw_learning_rate is not None and not (self.muon and self.adamw_learning_rate >= 0):
+            raise ValueError(
+                f"adamw_learning_rate must be at least 0, with muon=True; got {self.adamw_learning_rate} with "
+                f"muon={self.muon}. Without Muon, learning_rate is that of AdamW."
             )
         super().__post_init__()
 

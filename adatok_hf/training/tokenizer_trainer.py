@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
+from transformers.utils import ModelOutput
 
 from ..checkpoint import save_checkpoint
 from ..metrics.images import to_pixel_values, to_uint8
@@ -16,6 +17,7 @@ from ..metrics.pairs import psnr_of_error
 from ..metrics.perceptual import load_lpips
 from ..model_card import read_license
 from ..modeling import AdaTokModel
+from ..modeling.blocks import AdaTokVectorQuantizer
 from .discriminator import PatchDiscriminator
 from .latent_revival import revive_latents
 from .losses import LeCamRegularizer, crop_together, draw_budgets, hinge_discriminator_loss, shift_together
@@ -86,20 +88,19 @@ class ReconstructionTrainer(StatefulTrainer):
     Source: huggingface.co/papers/2606.07185
     """
 
+    model_class = AdaTokModel
     state_name = "reconstruction_state.pt"
     args: ReconstructionTrainingArguments
     model: AdaTokModel
 
     def __init__(self, model: AdaTokModel, args: ReconstructionTrainingArguments, **kwargs):
-        self.training_budgets = check_budgets(
-            args.training_budgets or model.config.budgets, model.config.num_latent_tokens
-        )
+        self.training_budgets = self._find_budgets(model, args)
         if args.perceptual_crop is not None and not 0 < args.perceptual_crop <= model.config.image_size:
             raise ValueError(
                 f"perceptual_crop must lie between 1 and image_size={model.config.image_size}; got "
                 f"{args.perceptual_crop}."
             )
-        freeze(model, args.train_only)
+        self._freeze(model, args)
         super().__init__(model=model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = False
         device = args.device
@@ -114,7 +115,8 @@ class ReconstructionTrainer(StatefulTrainer):
         self._trained_names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.ema = AveragedModel(model, device=device, multi_avg_fn=self._average)
         self.lecam = LeCamRegularizer().to(device)
-        self.code_counts = torch.zeros(model.config.codebook_size, dtype=torch.long, device=device)
+        num_codes = sum(quantizer.codebook.num_embeddings for quantizer in self._quantizers(model))
+        self.code_counts = torch.zeros(num_codes, dtype=torch.long, device=device)
         self.discriminator = None
         if args.adversarial_weight > 0:
             discriminator = PatchDiscriminator(model.config.num_channels, args.discriminator_hidden_size)
@@ -124,6 +126,15 @@ class ReconstructionTrainer(StatefulTrainer):
             self.discriminator, self.discriminator_optimizer = self.accelerator.prepare(discriminator, optimizer)
         self.codebook_use = 0.0
         self.add_callback(_AfterOptimizerStep(self))
+
+    def _find_budgets(self, model: AdaTokModel, args: ReconstructionTrainingArguments) -> list[int]:
+        return check_budgets(args.training_budgets or model.config.budgets, model.config.num_latent_tokens)
+
+    def _freeze(self, model: AdaTokModel, args: ReconstructionTrainingArguments):
+        freeze(model, args.train_only)
+
+    def _quantizers(self, model: AdaTokModel) -> list[AdaTokVectorQuantizer]:
+        return [model.quantizer]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         args = self.args
@@ -135,7 +146,13 @@ class ReconstructionTrainer(StatefulTrainer):
                 (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
         betas = (args.adam_beta1, args.adam_beta2)
         self.optimizer = MuonWithAdamW(
-            matrices, others, args.learning_rate, weight_decay=args.weight_decay, betas=betas, eps=args.adam_epsilon
+            matrices,
+            others,
+            args.learning_rate,
+            args.adamw_learning_rate,
+            weight_decay=args.weight_decay,
+            betas=betas,
+            eps=args.adam_epsilon,
         )
         return self.optimizer
 
@@ -155,7 +172,8 @@ class ReconstructionTrainer(StatefulTrainer):
         args, step = self.args, self.state.global_step
         frozen_from = 0 if args.train_only is not None else args.freeze_latent_norm_step
         if frozen_from is not None and step >= frozen_from:
-            self.model.quantizer.latent_norm.eval()
+            for quantizer in self._quantizers(self.model):
+                quantizer.latent_norm.eval()
         pixel_values = inputs["pixel_values"]
         batch_size, rank = len(pixel_values), args.process_index
         # Every process has the same random state: drawing for all of them and taking its part, each has its own.
@@ -163,9 +181,7 @@ class ReconstructionTrainer(StatefulTrainer):
         pixel_values = torch.where(
             mirrored.to(pixel_values.device)[:, None, None, None], pixel_values.flip(-1), pixel_values
         )
-        budgets = draw_budgets(args.world_size * batch_size, self.training_budgets, pixel_values.device)
-        budgets = budgets.view(args.world_size, batch_size)[rank]
-        outputs = model(pixel_values=pixel_values, budgets=budgets, return_loss=True)
+        outputs = model(pixel_values=pixel_values, return_loss=True, **self._draw_choice(batch_size))
         reconstruction = outputs.pixel_values.float()
         components = {
             "reconstruction": nn.functional.mse_loss(reconstruction, pixel_values),
@@ -173,6 +189,7 @@ class ReconstructionTrainer(StatefulTrainer):
         }
         loss = args.reconstruction_weight * components["reconstruction"]
         loss = loss + args.quantization_weight * components["quantization"]
+        loss = loss + self._further_loss(outputs, components)
         if self.lpips is not None and step >= args.perceptual_start:
             with self.accelerator.autocast():
                 views = self._perceptual_views(reconstruction, pixel_values)
@@ -181,11 +198,25 @@ class ReconstructionTrainer(StatefulTrainer):
         if self.discriminator is not None and step >= args.adversarial_start:
             components["adversarial"] = -self._judge(reconstruction).mean()
             loss = loss + args.adversarial_weight * components["adversarial"]
-        self._count_codes(outputs.image_codes, outputs.code_mask)
-        self._latents = outputs.latents.detach()
+        self._latents = self._take_codes(outputs)
         self._images = pixel_values, reconstruction.detach()
         self.add_measures(components)
         return (loss, outputs) if return_outputs else loss
+
+    def _draw_choice(self, batch_size: int) -> dict[str, torch.Tensor]:
+        """What each image of a batch keeps, as keywords of the model."""
+        world_size = self.args.world_size
+        budgets = draw_budgets(world_size * batch_size, self.training_budgets, self.args.device)
+        return {"budgets": budgets.view(world_size, batch_size)[self.args.process_index]}
+
+    def _further_loss(self, outputs: ModelOutput, components: dict[str, torch.Tensor]) -> torch.Tensor | float:
+        """What a model has beyond reconstruction and quantization; puts each part into the components too."""
+        return 0.0
+
+    def _take_codes(self, outputs: ModelOutput) -> list[torch.Tensor]:
+        """Counts the codes of a batch, and gives for each codebook the latents that its dead codes may move onto."""
+        self._count_codes([outputs.image_codes[outputs.code_mask]])
+        return [outputs.latents.detach()]
 
     def _perceptual_views(self, *images: torch.Tensor) -> list[torch.Tensor]:
         if self.args.perceptual_crop is not None:
@@ -219,15 +250,19 @@ class ReconstructionTrainer(StatefulTrainer):
             self.discriminator_optimizer.zero_grad()
         return loss.detach()
 
-    def _count_codes(self, image_codes: torch.Tensor, code_mask: torch.Tensor):
-        self.code_counts += torch.bincount(image_codes[code_mask], minlength=len(self.code_counts))
+    def _count_codes(self, codes: list[torch.Tensor], counts: torch.Tensor | None = None):
+        """Adds codes, of each codebook in turn, to the counts of all codebooks behind one another."""
+        counts = self.code_counts if counts is None else counts
+        sizes = [quantizer.codebook.num_embeddings for quantizer in self._quantizers(self.model)]
+        for part, used in zip(counts.split(sizes), codes):
+            part += torch.bincount(used.flatten(), minlength=len(part))
 
     def _after_optimizer_step(self):
         model = self.accelerator.unwrap_model(self.model)
-        latent_norm = model.quantizer.latent_norm
-        if latent_norm.training:  # fixed statistics are alike in all processes already
-            for statistic in filter(torch.is_floating_point, latent_norm.buffers()):
-                statistic.copy_(self.accelerator.reduce(statistic, "mean"))
+        for quantizer in self._quantizers(model):
+            if quantizer.latent_norm.training:  # fixed statistics are alike in all processes already
+                for statistic in filter(torch.is_floating_point, quantizer.latent_norm.buffers()):
+                    statistic.copy_(self.accelerator.reduce(statistic, "mean"))
         self.ema.update_parameters(model)
         step, args = self.state.global_step, self.args
         if args.revive_steps and step % args.revive_steps == 0:
@@ -235,7 +270,8 @@ class ReconstructionTrainer(StatefulTrainer):
             if args.train_only is None and step <= args.revive_until * self.state.max_steps:
                 self._revive_dead_codes(counts)
         if args.train_only is None and step in args.revive_latents_steps:
-            self.log({"revived_latents": revive_latents(model, self._images[0])})
+            revived = torch.tensor(revive_latents(model, self._images[0]), dtype=torch.float32, device=args.device)
+            self.add_measures({"revived_latents": revived})  # a log of its own would stand in for that of the step
 
     def _take_code_counts(self) -> torch.Tensor:
         """How often each code has been used since the last call, by all processes."""
@@ -247,11 +283,12 @@ class ReconstructionTrainer(StatefulTrainer):
     @torch.no_grad()
     def _revive_dead_codes(self, counts: torch.Tensor):
         """Moves the codes that no image has used onto random latents, the same ones in every process."""
-        codebook = self.accelerator.unwrap_model(self.model).quantizer.codebook.weight
-        latents = self._latents.flatten(0, 1).to(codebook.dtype)
-        picks = torch.randint(len(latents), (len(codebook),)).to(latents.device)
-        replacement = broadcast(latents[picks] + 0.02 * torch.randn_like(codebook))
-        codebook.copy_(torch.where((counts == 0)[:, None], replacement, codebook))
+        codebooks = [each.codebook.weight for each in self._quantizers(self.accelerator.unwrap_model(self.model))]
+        for codebook, latents, used in zip(codebooks, self._latents, counts.split([len(each) for each in codebooks])):
+            latents = latents.flatten(0, 1).to(codebook.dtype)
+            picks = torch.randint(len(latents), (len(codebook),)).to(latents.device)
+            replacement = broadcast(latents[picks] + 0.02 * torch.randn_like(codebook))
+            codebook.copy_(torch.where((used == 0)[:, None], replacement, codebook))
 
     def log(self, logs: dict[str, float], start_time: float | None = None):
         if "loss" in logs:
@@ -281,11 +318,11 @@ class ReconstructionTrainer(StatefulTrainer):
         rows = []
         for batch in self.get_eval_dataloader(eval_dataset):
             pixel_values = self._prepare_inputs(batch)["pixel_values"]
-            codes = model.encode(pixel_values, budgets=model.config.num_latent_tokens).image_codes
-            used += torch.bincount(self.accelerator.gather_for_metrics(codes).flatten(), minlength=len(used))
+            codes, reconstructions = self._reconstruct_at_budgets(model, pixel_values)
+            self._count_codes([self.accelerator.gather_for_metrics(each) for each in codes], used)
             column = [pixel_values]
-            for budget in self.training_budgets:
-                reconstruction = to_pixel_values(to_uint8(model.decode(codes, budgets=budget).pixel_values))
+            for budget, reconstruction in zip(self.training_budgets, reconstructions):
+                reconstruction = to_pixel_values(to_uint8(reconstruction))
                 error = (reconstruction - pixel_values).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
                 psnr[budget].append(self.accelerator.gather_for_metrics(psnr_of_error(error, data_range=2)))
                 if self.eval_lpips is not None:
@@ -302,6 +339,13 @@ class ReconstructionTrainer(StatefulTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _reconstruct_at_budgets(
+        self, model: AdaTokModel, pixel_values: torch.Tensor
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """All codes of some images, of each codebook, and their pixels at each of the budgets."""
+        codes = model.encode(pixel_values, budgets=model.config.num_latent_tokens).image_codes
+        return [codes], [model.decode(codes, budgets=budget).pixel_values for budget in self.training_budgets]
 
     def _save_grid(self, pictures: torch.Tensor):
         """Writes pictures of shape `(rows, columns, 3, height, width)` as one image, each row original first."""
@@ -345,7 +389,9 @@ class ReconstructionTrainer(StatefulTrainer):
     def load_extra_state(self, state: dict):
         self.ema.load_state_dict(state["ema"])
         self.lecam.load_state_dict(state["lecam"])
-        self.code_counts.copy_(state["code_counts"])
+        self.code_counts.zero_()
+        if self.is_world_process_zero():  # the sum over the processes, of which each has its part
+            self.code_counts.copy_(state["code_counts"])
         self.codebook_use = state["codebook_use"]
         if self.discriminator is not None and "discriminator" in state:  # an earlier leg may have had no critic
             self.accelerator.unwrap_model(self.discriminator).load_state_dict(state["discriminator"])
@@ -355,7 +401,7 @@ class ReconstructionTrainer(StatefulTrainer):
         state = {
             "ema": self.ema.state_dict(),
             "lecam": self.lecam.state_dict(),
-            "code_counts": self.code_counts,
+            "code_counts": self.accelerator.reduce(self.code_counts),
             "codebook_use": self.codebook_use,
         }
         if self.discriminator is not None:

@@ -3,17 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from transformers import PreTrainedConfig, set_seed
+from torch.utils.data import Subset
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
+from transformers.utils import logging
 
 from ..checkpoint import load_checkpoint
-from ..data import ImageCollator, RandomCrops, load_image_dataset
-from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
+from ..data import ImageCollator, RandomCrops, ReadableImages, load_image_dataset, read_images
+from ..modeling import AdaTokImageProcessor, AdaTokModel
 from .recipe import checkpoint_to_resume, run_recipe
-from .tokenizer_arguments import ARGUMENT_CLASSES, DataArguments, ModelArguments, ReconstructionTrainingArguments
+from .tokenizer_arguments import ARGUMENT_CLASSES, DataArguments, ReconstructionTrainingArguments, StartArguments
 from .tokenizer_trainer import ReconstructionTrainer
 
 
-def build_model(arguments: ModelArguments) -> tuple[AdaTokModel, AdaTokImageProcessor]:
+logger = logging.get_logger(__name__)
+
+
+def build_model(
+    arguments: StartArguments, model_class: type[PreTrainedModel] = AdaTokModel
+) -> tuple[PreTrainedModel, AdaTokImageProcessor]:
     """
     Makes a model with random weights, or loads the checkpoint named by `init_from`, and its image processor.
 
@@ -24,12 +31,12 @@ def build_model(arguments: ModelArguments) -> tuple[AdaTokModel, AdaTokImageProc
     init_from = architecture.pop("init_from", None)
     attn_implementation = architecture.pop("attn_implementation", None)
     if init_from is not None:
-        model, processor = load_checkpoint(init_from)
+        model, processor = load_checkpoint(init_from, kinds=(model_class,))
         _check_architecture(architecture, model.config, str(init_from))
     else:
-        config = AdaTokConfig(**architecture)
+        config = model_class.config_class(**architecture)
         size = config.image_size
-        model = AdaTokModel(config)
+        model = model_class(config)
         processor = AdaTokImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     if attn_implementation is not None:
         model.set_attn_implementation(attn_implementation)
@@ -46,7 +53,10 @@ def _check_architecture(wanted: dict, config: PreTrainedConfig, name: str):
 
 
 def train(
-    model_arguments: ModelArguments, data_arguments: DataArguments, arguments: ReconstructionTrainingArguments
+    model_arguments: StartArguments,
+    data_arguments: DataArguments,
+    arguments: ReconstructionTrainingArguments,
+    trainer_class: type[ReconstructionTrainer] = ReconstructionTrainer,
 ) -> dict[str, float]:
     """
     Trains, evaluates and exports a tokenizer into `arguments.output_dir`; a run that was cut off is resumed.
@@ -63,16 +73,15 @@ def train(
             f"--train_only {arguments.train_only} trains a part of a finished model: name its folder by --init_from."
         )
     set_seed(arguments.seed)
-    model, processor = build_model(model_arguments)
+    model, processor = build_model(model_arguments, trainer_class.model_class)
     train_dataset = eval_dataset = None
     if arguments.do_train:
         images = load_image_dataset(data_arguments.train_data, data_arguments.train_split)
+        images = ReadableImages(images, logger.warning)
         train_dataset = RandomCrops(images, data_arguments.min_crop)
     if data_arguments.eval_data:
-        eval_dataset = load_image_dataset(
-            data_arguments.eval_data, data_arguments.eval_split, data_arguments.max_eval_images
-        )
-    trainer = ReconstructionTrainer(
+        eval_dataset = load_eval_images(data_arguments, processor)
+    trainer = trainer_class(
         model=model,
         args=arguments,
         train_dataset=train_dataset,
@@ -89,6 +98,15 @@ def train(
     return metrics
 
 
+def load_eval_images(arguments: DataArguments, processor: AdaTokImageProcessor) -> Subset:
+    """The evaluation images that can be read, found out before the training; `ValueError` if none can."""
+    images = load_image_dataset(arguments.eval_data, arguments.eval_split, arguments.max_eval_images)
+    rows = [row for row, _, _ in read_images(images, range(len(images)), processor, logger.warning)]
+    if not rows:
+        raise ValueError(f"None of the {len(images)} images of {arguments.eval_data} can be read.")
+    return Subset(images, rows)
+
+
 def quality_rows(metrics: dict[str, float], budgets: list[int]) -> list[dict[str, float]]:
     """The metrics of `ReconstructionTrainer.evaluate` as one row per budget, for the model card."""
     names = [name for name in ("psnr", "lpips") if f"eval_{name}_{budgets[0]}" in metrics]
@@ -100,9 +118,10 @@ def training_facts(trainer: ReconstructionTrainer, data_arguments: DataArguments
     """What the model card says of a finished run."""
     arguments, steps = trainer.args, trainer.state.global_step
     batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    unreadable = int(trainer.train_dataset.dataset.unreadable.sum())
     facts = {
         "data": data_arguments.data_description or "not described",
-        "training images": len(trainer.train_dataset),
+        "training images": len(trainer.train_dataset) - unreadable,
         "steps": steps,
         "images per step": batch_size,
         "images seen": steps * batch_size,

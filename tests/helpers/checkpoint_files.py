@@ -2,6 +2,7 @@
 
 FILES = {
     "README.md",
+    "backbone.py",
     "blocks.py",
     "config.json",
     "configuration_adatok.py",

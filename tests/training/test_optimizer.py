@@ -44,6 +44,16 @@ def test_matrix_and_vector_move_by_similar_amounts(make_optimizer):
     assert 0.1 < matrix / vector < 1
 
 
+def test_adamw_can_have_a_rate_of_its_own(make_optimizer):
+    network, _ = make_optimizer()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    take_step(network, MuonWithAdamW([network.weight], [network.bias], lr=0.1, adamw_lr=0.0))
+    matrix_moved, vector_moved = (
+        not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)
+    )
+    assert matrix_moved and not vector_moved
+
+
 def test_a_scheduler_moves_the_learning_rate_of_both(make_optimizer):
     network, optimizer = make_optimizer()
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0 if step else 1.0)

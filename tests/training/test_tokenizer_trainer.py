@@ -279,8 +279,9 @@ def test_compute_loss_hands_back_outputs_on_request(make_trainer, pictures, proc
 
 
 def test_muon_trains_the_matrices_of_the_layers_and_adamw_the_rest(make_trainer):
-    trainer = make_trainer(muon=True)
+    trainer = make_trainer(muon=True, learning_rate=2e-3, adamw_learning_rate=1e-3)
     optimizer = trainer.create_optimizer()
+    assert [group["lr"] for group in optimizer.param_groups] == [2e-3, 1e-3]
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     by_muon, by_adamw = (
         [names[id(parameter)] for group in part.param_groups for parameter in group["params"]]
@@ -291,6 +292,12 @@ def test_muon_trains_the_matrices_of_the_layers_and_adamw_the_rest(make_trainer)
     assert {"quantizer.codebook.weight", "encoder.patch_embedding.weight", "decoder.mask_token"} <= set(by_adamw)
     trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     assert sorted([*by_muon, *by_adamw]) == sorted(trained)
+
+
+@pytest.mark.parametrize("rate, muon", [(-1e-3, True), (1e-3, False)])
+def test_a_rate_of_adamw_that_means_nothing_is_refused(make_trainer, one_sentence, rate, muon):
+    with one_sentence("adamw_learning_rate", str(rate)):
+        make_trainer(adamw_learning_rate=rate, muon=muon)
 
 
 @pytest.mark.parametrize("size", [0, 33])
