@@ -461,8 +461,8 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
 
     views = [pair, verdict, policy, curve, errors, budget, facts, saved, movie]
     first = demo.load(lambda: FIRST_SAMPLE, None, image, **PRIVATE)
-    # An upload changes a picture twice in Gradio's eyes, so what puts it there is listened to, not its change. It comes
-    # as it was uploaded: the package opens it, with its own limits and its own words for errors.
+    # An upload changes a picture twice in Gradio's eyes, so what puts it there is listened to, not its change.
+    # It comes as it was uploaded: the package opens it, with its own limits and its own words for errors.
     for start, options in (
         (image.input, {"api_name": "reconstruct", **MODEL_EVENT}),
         (examples.load_input_event.success, PRIVATE),
