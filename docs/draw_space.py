@@ -12,7 +12,6 @@ from playwright.sync_api import sync_playwright
 DOCS = Path(__file__).parent
 VIEWS = {"space.png": (1280, 900, 1), "space-phone.png": (390, 844, 2)}
 PATIENCE = 180_000  # milliseconds
-COLORS = 256
 
 
 def main(url: str):
@@ -33,7 +32,7 @@ def main(url: str):
                 page.evaluate("window.scrollTo(0, 0)")
             page.wait_for_timeout(1000)
             picture = Image.open(io.BytesIO(page.screenshot(full_page=scale == 1))).convert("RGB")
-            picture.quantize(COLORS, dither=Image.Dither.NONE).save(DOCS / name, optimize=True)
+            picture.save(DOCS / name, optimize=True)
             context.close()
         browser.close()
 
