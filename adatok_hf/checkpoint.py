@@ -51,8 +51,8 @@ def load_checkpoint(
         `tuple`: the model, in evaluation mode, and its image processor.
 
     Raises:
-        `ValueError`: if the checkpoint cannot be found or reached, is of no such kind, is damaged, lacks tensors or has
-            wrong or superfluous ones, or if its processor does not fit the model.
+        `ValueError`: if the checkpoint cannot be found or reached, is of no such kind, is damaged, lacks tensors or
+            has wrong or superfluous ones, or if its processor does not fit the model.
 
     Example:
 
