@@ -70,6 +70,7 @@ def make_app() -> typer.Typer:
     app.add_typer(train_app, name="train")
     study_app = typer.Typer(help="Find out by experiments with controls what a part is worth.", no_args_is_help=True)
     study_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(study.policy)
+    study_app.command()(study.tatok)
     study_app.command()(study.heads)
     app.add_typer(study_app, name="study")
     heads_app = typer.Typer(help="Exchange the decoder's heads with the PEFT library.", no_args_is_help=True)
