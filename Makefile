@@ -2,13 +2,20 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 SAMPLES := adatok_hf/samples
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+HAS_GPU := $(shell command -v nvidia-smi)
 
-.PHONY: demo test lint figures install
+.PHONY: demo space test lint figures install
 
-demo: $(VENV)/.installed
+# Everything serves the demo too, so it is not installed a second time.
+demo: $(or $(wildcard $(VENV)/.installed),$(VENV)/.core)
 	$(BIN)/adatok reconstruct $(SAMPLES) --budgets 4,8,16,32 --out outputs/demo/forced
 	$(BIN)/adatok reconstruct $(SAMPLES) --budgets auto --out outputs/demo/chosen
 	@echo "The pictures are in outputs/demo/forced/grid.png and outputs/demo/chosen/grid.png"
+
+# ADATOK_MODEL=someone/a-model ADATOK_PIPELINE=... GRADIO_SERVER_PORT=... make space
+space: $(VENV)/.installed
+	$(BIN)/python spaces/adatok/app.py
 
 test: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
@@ -23,9 +30,18 @@ figures: $(VENV)/.installed
 
 install: $(VENV)/.installed
 
-# torch first: without the pin in constraints.txt other packages would pull a build of several gigabytes.
+# Without a GPU torch comes as its build for CPUs, the newest that lies at hand or on PyTorch's page: what constraints.txt
+# pins may be there for GPUs only. Where there is none, the next line brings the large build.
+$(VENV)/.core: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(if $(HAS_GPU),,-$(BIN)/pip install --quiet --no-deps --no-index --find-links $(CPU_WHEELS)/torch/ torch)
+	grep -v '^torch' constraints.txt > $(VENV)/constraints.txt
+	$(BIN)/pip install --quiet --constraint $(VENV)/constraints.txt --editable .
+	touch $@
+
+# torch and torchvision are one pair and come first, in their builds for CPUs where there is no GPU and such are found.
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt $(if $(HAS_GPU),,--extra-index-url $(CPU_WHEELS)) torch torchvision
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[test]"
 	touch $@

@@ -1,7 +1,18 @@
-"""Packaging: `modeling/` and `conversion/` stand at the top of the repository and install inside `adatok_hf`."""
+"""
+Packaging: `modeling/` and `conversion/` stand at the top of the repository and install inside `adatok_hf`, and the
+embedded checkpoints get the code that travels with every checkpoint.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
+
+ROOT = Path(__file__).parent
 
 CORE = [
     "torch>=2.6",
@@ -27,12 +38,56 @@ EXTRAS = {
         "matplotlib>=3.9",
         "scipy>=1.14",
     ],
-    "demo": ["gradio>=6"],
+    "demo": ["gradio>=6.29", "pillow<13"],
     "scale": ["ray[data]>=2.40"],
 }
-EXTRAS["test"] = sorted(
-    {*EXTRAS["train"], *EXTRAS["eval"], *EXTRAS["generate"], "pytest>=8", "ruff>=0.9", "setuptools>=77"}
-)
+TOOLS = [
+    "ipykernel>=7",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "playwright>=1.50",
+    "pytest>=8",
+    "ruff>=0.9",
+    "setuptools>=77",
+]
+EXTRAS["test"] = sorted({*EXTRAS["train"], *EXTRAS["eval"], *EXTRAS["generate"], *EXTRAS["demo"], *TOOLS})
+
+
+class BuildWithCode(build_py):
+    """Puts beside the weights of a checkpoint what its `auto_map` names of `modeling/`, and what that imports."""
+
+    def run(self):
+        super().run()
+        home = ROOT if self.editable_mode else Path(self.build_lib)
+        for folder in (ROOT / "adatok_hf" / "checkpoints").iterdir():
+            for module in code_of(folder):
+                place(ROOT / "modeling" / module, home / folder.relative_to(ROOT) / module, link=self.editable_mode)
+
+
+def code_of(checkpoint: Path) -> set[str]:
+    """File names of the modules that a checkpoint needs where this package is not installed."""
+    configs = [json.loads(path.read_text(encoding="utf-8")) for path in checkpoint.glob("*config.json")]
+    wanted = re.findall(r"(\w+)\.\w+", str([config.get("auto_map") for config in configs]))
+    found = set()
+    while wanted:
+        name = f"{wanted.pop()}.py"
+        if name not in found:
+            wanted += re.findall(r"^from \.(\w+) import", (ROOT / "modeling" / name).read_text(encoding="utf-8"), re.M)
+            found.add(name)
+    return found
+
+
+def place(source: Path, target: Path, link: bool):
+    """Copies a file; as a link, where the system allows one, what is edited needs no second installation."""
+    target.unlink(missing_ok=True)
+    try:
+        if link:
+            target.symlink_to(source)
+            return
+    except OSError:  # Windows, for whoever is no developer
+        pass
+    shutil.copyfile(source, target)
+
 
 setup(
     name="adatok-hf",
@@ -40,8 +95,9 @@ setup(
     description="AdaTok for the Hugging Face Hub: an image tokenizer that decides how many tokens an image deserves",
     long_description=open("README.md", encoding="utf-8").read(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    license_files=["LICENSE"],
+    # The second is that of the weights in adatok_hf/checkpoints, whose training images allow no other.
+    license="Apache-2.0 AND CC-BY-NC-4.0",
+    license_files=["LICENSE", "adatok_hf/samples/LICENSE.md"],
     python_requires=">=3.10",
     packages=[
         *find_packages(include=["adatok_hf", "adatok_hf.*"]),
@@ -50,6 +106,7 @@ setup(
     ],
     package_dir={"adatok_hf.modeling": "modeling", "adatok_hf.conversion": "conversion"},
     package_data={"adatok_hf": ["recipes/*/*.yaml", "samples/*", "checkpoints/**/*", "metrics/*/README.md"]},
+    cmdclass={"build_py": BuildWithCode},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["adatok = adatok_hf.cli:main"]},

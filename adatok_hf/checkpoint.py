@@ -51,8 +51,8 @@ def load_checkpoint(
         `tuple`: the model, in evaluation mode, and its image processor.
 
     Raises:
-        `ValueError`: if the checkpoint cannot be found or reached, is of no such kind, is damaged, lacks tensors or
-            has wrong or superfluous ones, or if its processor does not fit the model.
+        `ValueError`: if the checkpoint cannot be found or reached, is of no such kind, is damaged, lacks tensors, has
+            wrong or superfluous ones, or if its processor does not fit the model.
 
     Example:
 
@@ -246,12 +246,19 @@ def read_metrics(folder: Path) -> dict | None:
 
 
 def _refuse_links(folder: Path):
-    """Raises `ValueError` for a link to what is not part of the checkpoint: it would be published under its name."""
+    """
+    Raises `ValueError` for a link to what is not part of the checkpoint: it would be published under its name. The
+    code is never the folder's own, see [`copy_checkpoint`].
+    """
     homes = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":  # in the cache of the Hub client every file is a link to a blob
         homes.append(folder.resolve().parent.parent / "blobs")
     for path in folder.iterdir():
-        if path.is_symlink() and not any(path.resolve().is_relative_to(home) for home in homes):
+        if (
+            path.is_symlink()
+            and path.suffix != ".py"
+            and not any(path.resolve().is_relative_to(home) for home in homes)
+        ):
             raise ValueError(f"{path} is a link out of the checkpoint folder; put the file itself there to push it.")
 
 
@@ -321,9 +328,13 @@ def _load_model(folder: Path, model_class: type[Model], config: PreTrainedConfig
         raise ValueError(f"{name} has an adapter_config.json, which could put other weights in place of its own.")
     check_weights(folder, model_class, config, name)
     try:
-        return model_class.from_pretrained(folder, config=config, use_safetensors=True)
+        model = model_class.from_pretrained(folder, config=config, use_safetensors=True)
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"The weights of {name} cannot be read: {first_line(error)}") from error
+    for key, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"The weights of {name} cannot be used: {key} is not finite, the training has diverged.")
+    return model
 
 
 def _load_processor(folder: Path, config: PreTrainedConfig, name: str | Path) -> Processor:

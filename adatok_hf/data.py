@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,12 +24,13 @@ class ImageFileError(ValueError):
     """A file or folder that gives no image; the message is one sentence that names it."""
 
 
-def load_image(path: str | Path) -> Image.Image:
+def load_image(path: str | Path, name: str | None = None) -> Image.Image:
     """
     Reads one image file, completely decoded.
 
     Args:
         path (`str` or `Path`): The file. Its first frame is read where it has several.
+        name (`str`, *optional*): What errors call it; its path if not given.
 
     Returns:
         `PIL.Image.Image`: in the mode of the file and as stored; the image processor converts it and applies its EXIF
@@ -39,14 +40,14 @@ def load_image(path: str | Path) -> Image.Image:
         [`ImageFileError`]: if the file is missing, a folder, empty, no image, damaged, or has more than 100 million
         pixels, which is told from its header before anything is decoded.
     """
-    path = Path(path)
+    path, name = Path(path), name or str(path)
     if path.is_dir():
-        raise ImageFileError(f"{path} is a folder, not an image file.")
+        raise ImageFileError(f"{name} is a folder, not an image file.")
     if not path.is_file():
-        raise ImageFileError(f"There is no image file {path}.")
+        raise ImageFileError(f"There is no image file {name}.")
     if path.stat().st_size == 0:
-        raise ImageFileError(f"{path} is empty, not an image file.")
-    return _decode(path, str(path))
+        raise ImageFileError(f"{name} is empty, not an image file.")
+    return _decode(path, name)
 
 
 def _decode(source: Path | BinaryIO, name: str) -> Image.Image:
@@ -257,6 +258,68 @@ def _groups(table) -> list[str]:
     if "source" in table.column_names:
         return [str(source) for source in table["source"]]
     return [""] * len(table)
+
+
+class ReadableImages(Dataset):
+    """
+    The images of another dataset, where the next one that can be read stands in for each that cannot: a training goes
+    on, in the same way whenever it is resumed.
+
+    Args:
+        dataset (`Dataset`): Items are dictionaries with a PIL picture under `"image"`.
+        warn (`Callable`): Takes a sentence about each image that cannot be read, when it is met for the first time.
+
+    Attributes:
+        unreadable (`torch.BoolTensor` of shape `(images,)`):
+            Those met so far, by this process and the workers of its data loader.
+
+    Raises:
+        `ImageFileError`: on reading, if none of the images can be read.
+    """
+
+    def __init__(self, dataset: Dataset, warn: Callable[[str], object]):
+        self.dataset, self.warn = dataset, warn
+        self.unreadable = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Image.Image | str]:
+        for row in (*range(index, len(self)), *range(index)):
+            if self.unreadable[row]:
+                continue
+            try:
+                return self.dataset[row]
+            except ImageFileError as error:
+                self.unreadable[row] = True
+                self.warn(f"skipped {error}")
+        raise ImageFileError(f"None of the {len(self)} images can be read.")
+
+
+def read_images(
+    dataset: Dataset, rows: Iterable[int], processor: BaseImageProcessor, warn: Callable[[str], object]
+) -> Iterator[tuple[int, dict[str, Image.Image | str], torch.Tensor]]:
+    """
+    Reads images one by one and passes over those that cannot be used.
+
+    Args:
+        dataset (`Dataset`): Items are dictionaries with a PIL picture under `"image"`.
+        rows (iterable of `int`): Which of them.
+        processor (`BaseImageProcessor`): Makes the pixel values.
+        warn (`Callable`): Takes a sentence about each that is passed over.
+
+    Yields the row, the item, and its pixel values of shape `(1, 3, image_size, image_size)` in [-1, 1].
+    """
+    for row in rows:
+        try:
+            item = dataset[row]
+            pixel_values = processor(item["image"], return_tensors="pt")["pixel_values"]
+        except ImageFileError as error:
+            warn(f"skipped {error}")
+        except ValueError as error:
+            warn(f"skipped image {row} of the data: {error}")
+        else:
+            yield row, item, pixel_values
 
 
 class RandomCrops(Dataset):

@@ -18,6 +18,11 @@ import yaml
 from safetensors import SafetensorError
 
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 PREFIX = ".adatok-"
 STALE_SECONDS = 24 * 3600
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -95,6 +100,36 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def sole_user(folder: str | Path) -> Iterator[None]:
+    """
+    Keeps a folder, which is made if need be, for this process alone; whatever ends it, the system gives it free.
+
+    Raises:
+        `ValueError`: if another process of this machine keeps it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(f"Another run writes into {folder}; wait for its end or name another folder.") from error
+    except OSError:  # a file system without locks
+        pass
 
 
 def check_empty(out: str | Path):

@@ -10,6 +10,7 @@ from .modeling import AdaTokConfig, TaTokConfig
 
 
 CARD_NAME = "README.md"
+CHOICE_LABEL = "chosen by the policy"
 SNIPPET = """```python
 import torch
 from PIL import Image, ImageDraw
@@ -226,7 +227,7 @@ def quality_table(rows: list[dict], names: list[str], candidates: list[int]) -> 
         lines.append(f"| {' | '.join([str(budget), *map(format_fact, values)])} |")
     if auto is not None:
         values = [auto.get(name, "not measured") for name in names]
-        label = f"chosen by the policy, {format_fact(auto.get('mean_budget', 'unknown'))} on average"
+        label = f"{CHOICE_LABEL}, {format_fact(auto.get('mean_budget', 'unknown'))} on average"
         lines.append(f"| {' | '.join([label, *map(format_fact, values)])} |")
     return "\n".join(lines)
 

@@ -243,6 +243,17 @@ def emoji(character: str, background: str) -> Image.Image:
     return image.convert("RGB")
 
 
+def chart() -> Image.Image:
+    image, draw = canvas("#ffffff")
+    heights, colors = (62, 118, 90, 158, 136, 190), ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377")
+    for k in range(5):
+        draw.line(scaled(30, 40 + 46 * k, 240, 40 + 46 * k), fill="#d8d8d8", width=SCALE)
+    for k, (height, color) in enumerate(zip(heights, colors)):
+        draw.rectangle(scaled(40 + 33 * k, 224 - height, 62 + 33 * k, 224), fill=color)
+    draw.line([scaled(30, 24), scaled(30, 224), scaled(242, 224)], fill="#333333", width=2 * SCALE)
+    return reduced(image)
+
+
 def main():
     pictures = {
         "01_icon.png": icon(),
@@ -257,6 +268,11 @@ def main():
         "13_landscape.webp": landscape(),
         "14_plaid.webp": plaid(),
         "15_foliage.webp": foliage(),
+        "16_chart.png": chart(),
+        "17_sunflower.png": emoji("🌻", "#ffffff"),
+        "18_dog.png": emoji("🐶", "#e9f7ef"),
+        "19_pizza.png": emoji("🍕", "#fdebd3"),
+        "20_bicycle.png": emoji("🚲", "#f1ecfa"),
     }
     for name, image in pictures.items():
         options = {"quality": 88, "method": 6} if name.endswith(".webp") else {"optimize": True}

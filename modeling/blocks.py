@@ -15,6 +15,9 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
 
+PEFT_PREFIX = "base_model.model."  # of the names of a model's tensors inside a `PeftModel`
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -83,6 +86,27 @@ class AdaTokHeadedLinear(lora.Linear):
         """Names of the active adapters that are no heads."""
         heads = self.head_names
         return [name for name in self.active_adapters if name in self.lora_A and name not in heads]
+
+    def state_dict(self, *args, prefix: str = "", **kwargs) -> dict[str, torch.Tensor]:
+        """As of any module, but inside a `PeftModel` without the heads: PEFT saves what is in it as the adapter."""
+        state = super().state_dict(*args, prefix=prefix, **kwargs)
+        for key in self._heads_in_peft_model(prefix):
+            state.pop(key)
+        return state
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args):
+        state_dict.update(self._heads_in_peft_model(prefix))  # a copy, which the adapters below read as well
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _heads_in_peft_model(self, prefix: str) -> dict[str, torch.Tensor]:
+        if not prefix.startswith(PEFT_PREFIX):
+            return {}
+        parts = {"lora_A": self.lora_A, "lora_B": self.lora_B}
+        return {
+            f"{prefix}{part}.{name}.weight": adapters[name].weight
+            for part, adapters in parts.items()
+            for name in self.head_names
+        }
 
     def update_layer(self, adapter_name: str, *args, **kwargs):
         if adapter_name in self.head_names:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -231,28 +232,46 @@ class AdaTokModel(AdaTokPreTrainedModel):
     def __setattr__(self, name: str, value):
         super().__setattr__(name, value)
         if name == "peft_config":  # PEFT sets it once a user's adapter is in place
-            self._freeze_all_but(list(value))
+            self._refuse_heads(value)
+            self._freeze_all_but(value)
 
-    def _freeze_all_but(self, adapter_names: list[str]):
+    def _freeze_all_but(self, adapters: dict[str, PeftConfig]):
         # PEFT freezes a model under its first adapter only; for that it takes a head, and leaves all else trainable.
+        biases = {getattr(config, "bias", "none") for config in adapters.values()}
+        endings = tuple({"all": ".bias", "lora_only": ".base_layer.bias"}[bias] for bias in biases - {"none"})
         for name, parameter in self.named_parameters():
-            if not any(f".{adapter}." in f"{name}." for adapter in adapter_names):
+            is_adapter = any(f".{adapter}." in f"{name}." for adapter in adapters)
+            if not is_adapter and not name.endswith(endings):
                 parameter.requires_grad_(False)
 
-    def load_adapter(self, peft_model_id: str | None = None, *args, **kwargs):
-        """As in transformers, for an adapter of the whole model; an exported head, which is one of the decoder alone,
-        is a `ValueError` that names `import_heads`."""
-        name = kwargs.get("adapter_name") or (args[0] if args else None) or "default"
+    def _refuse_heads(self, adapters: dict[str, PeftConfig]):
+        """Takes the adapters out and raises `ValueError` where one is of the decoder alone, as exported heads are."""
+        homes = {name: (config.auto_mapping or {}).get("base_model_class") for name, config in adapters.items()}
+        heads = [name for name, home in homes.items() if home == type(self.decoder).__name__]
+        if not heads:
+            return
+        for path, layer in list(self.named_modules()):
+            if isinstance(layer, AdaTokHeadedLinear):
+                layer.unload_and_optionally_merge_module(merge=False, safe_merge=False, adapter_names=None)
+            elif isinstance(layer, BaseTunerLayer):
+                self.set_submodule(path, layer.get_base_layer())
+        del self.peft_config
+        raise ValueError(
+            f"The adapter to be loaded as {heads[0]!r} is an exported head, of the decoder alone; it is read by "
+            "adatok_hf.conversion.heads.import_heads(model, folder)."
+        )
+
+    def get_adapter_state_dict(self, *args, **kwargs) -> dict[str, torch.Tensor]:
+        """As in transformers, without the heads, which belong to the model."""
+        heads = tuple(f".{name}.weight" for name in self.decoder.peft_config)
+        state = super().get_adapter_state_dict(*args, **kwargs)
+        return {name: tensor for name, tensor in state.items() if not name.endswith(heads)}
+
+    def load_adapter(self, *args, **kwargs):
+        """As in transformers, and the heads stay as they are."""
         heads = {name: tensor.clone() for name, tensor in self.state_dict().items() if ".lora_" in name}
-        loading_info = super().load_adapter(peft_model_id, *args, **kwargs)
+        loading_info = super().load_adapter(*args, **kwargs)
         self.load_state_dict(heads, strict=False)  # transformers takes all adapters for new ones
-        missing = sorted(key for key in loading_info.missing_keys if f".{name}." in key) if loading_info else []
-        if missing:
-            self.delete_adapter(name)
-            raise ValueError(
-                f"The adapter {peft_model_id} lacks {len(missing)} tensors that this model needs, {missing[0]} among "
-                "them; a head is read by adatok_hf.conversion.heads.import_heads(model, folder)."
-            )
         return loading_info
 
     def encode(

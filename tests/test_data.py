@@ -5,7 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from adatok_hf.data import ImageCollator, ImageFolder, RandomCrops, load_image_dataset
+from adatok_hf.data import (
+    ImageCollator,
+    ImageFileError,
+    ImageFolder,
+    RandomCrops,
+    ReadableImages,
+    load_image_dataset,
+    read_images,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -201,3 +209,40 @@ def test_whole_crops_move_along_the_longer_edge_alone(pictures):
 def test_an_impossible_crop_is_one_sentence(share, one_sentence):
     with one_sentence("min_crop", str(share)):
         RandomCrops([], share)
+
+
+@pytest.fixture
+def damaged_folder(tmp_path, write_pictures):
+    """Five pictures, of which the second and the last are cut."""
+    folder = write_pictures(tmp_path / "damaged", 5)
+    for name in ("picture-01.png", "picture-04.png"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:60])
+    return folder
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_next_readable_image_stands_in_for_a_damaged_one(damaged_folder, num_workers):
+    folder, named = ImageFolder(damaged_folder), []
+    images = ReadableImages(folder, named.append)
+    loader = torch.utils.data.DataLoader(images, batch_size=None, num_workers=num_workers)
+    seen = [item["image"].tobytes() for _ in range(2) for item in loader]
+    assert seen == [folder[row]["image"].tobytes() for row in (0, 2, 2, 3, 0)] * 2
+    assert images.unreadable.tolist() == [False, True, False, False, True]
+    if num_workers == 0:
+        assert len(named) == 2 and all(f"skipped {folder.paths[row]}" in "".join(named) for row in (1, 4))
+
+
+def test_nothing_stands_in_where_no_image_can_be_read(damaged_folder, one_sentence):
+    for path in damaged_folder.iterdir():
+        path.write_text("no picture")
+    images = ReadableImages(ImageFolder(damaged_folder), print)
+    with pytest.raises(ImageFileError, match="None of the 5 images can be read"):
+        images[3]
+
+
+def test_images_that_the_processor_refuses_are_passed_over_too(damaged_folder, processor):
+    Image.new("RGB", (4000, 2)).save(damaged_folder / "picture-02.png")
+    named, folder = [], ImageFolder(damaged_folder)
+    read = list(read_images(folder, range(5), processor, named.append))
+    assert [row for row, _, _ in read] == [0, 3] and read[1][2].shape == (1, 3, 32, 32)
+    assert len(named) == 3 and named[1].startswith("skipped image 2 of the data: ")

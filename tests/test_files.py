@@ -12,7 +12,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from adatok_hf.data import find_images
-from adatok_hf.files import is_temporary, printable, remove_left_overs, whole_file, whole_files, whole_folder
+from adatok_hf.files import (
+    is_temporary,
+    printable,
+    remove_left_overs,
+    sole_user,
+    whole_file,
+    whole_files,
+    whole_folder,
+)
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -99,3 +107,29 @@ def test_a_full_disk_is_named_with_the_file_that_was_to_be_written(tmp_path, kin
 )
 def test_control_characters_are_shown_as_escapes(text, shown):
     assert printable(text) == shown
+
+
+KEEPER = """
+import sys, time
+from adatok_hf.files import sole_user
+with sole_user(sys.argv[1]):
+    print("kept", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_user_until_that_ends_in_whatever_way(tmp_path, one_sentence):
+    folder = tmp_path / "deep" / "folder"
+    keeper = subprocess.Popen([sys.executable, "-c", KEEPER, folder], stdout=subprocess.PIPE)
+    try:
+        assert keeper.stdout.readline() == b"kept\n"
+        with one_sentence(str(folder), "Another run"), sole_user(folder):
+            pass
+        with sole_user(tmp_path / "deep" / "other"):
+            pass
+    finally:
+        keeper.kill()
+        keeper.communicate()
+    for _ in range(2):
+        with sole_user(folder):
+            assert list(folder.iterdir()) == []

@@ -14,7 +14,7 @@ FLOORS = (
     {"modeling"},
     {"registration"},
     {"files", "extras"},
-    {"data", "tables", "plotting", "model_card"},
+    {"charts", "data", "tables", "plotting", "model_card"},
     {"hub", "weights"},
     {"metrics", "checkpoint"},
     {"allocation", "codec"},

@@ -1,6 +1,7 @@
 """What the package promises as a package: light imports, registration, code that travels alone."""
 
 import ast
+import filecmp
 import importlib
 import shutil
 import subprocess
@@ -10,11 +11,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from checkpoint_files import FILES
 from fresh_process import FreshProcess
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 import adatok_hf
 from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, default_checkpoint
+from adatok_hf.model_card import read_license
 
 
 MODELING = Path(adatok_hf.modeling.__file__).parent
@@ -113,14 +116,49 @@ def test_default_checkpoint_is_in_the_package(tmp_path, monkeypatch):
     assert default_checkpoint() == str(folder)
 
 
-def test_the_wheel_holds_one_package_with_its_data(tmp_path):
+LOADS_ALONE = """
+import sys
+import torch
+from transformers import AutoImageProcessor, AutoModel
+processor = AutoImageProcessor.from_pretrained({folder!r}, trust_remote_code=True)
+model = AutoModel.from_pretrained({folder!r}, trust_remote_code=True)
+pixel_values = processor(torch.zeros(3, 80, 60, dtype=torch.uint8), return_tensors="pt")["pixel_values"]
+budgets = model(pixel_values).budgets.tolist()
+result = [type(processor).__name__, len(budgets), any(name.startswith("adatok_hf") for name in sys.modules)]
+"""
+
+
+def test_the_embedded_checkpoint_loads_where_the_package_is_absent(tmp_path):
+    with FreshProcess(tmp_path, ["adatok_hf"], HF_HUB_OFFLINE="1") as process:
+        assert process.run(LOADS_ALONE.format(folder=default_checkpoint())) == ["AdaTokImageProcessor", 1, False]
+
+
+def test_the_embedded_checkpoint_has_the_code_and_nothing_else_that_a_saved_one_has():
+    folder = Path(default_checkpoint())
+    assert {path.name for path in folder.iterdir()} == FILES, 'install it anew: pip install -e "."'
+    code = [path.name for path in folder.glob("*.py")]
+    assert code and filecmp.cmpfiles(folder, MODELING, code, shallow=False) == (code, [], [])
+
+
+def source_files(folder: str, names: list[str]) -> set[str]:
+    """What of a folder is no source: for `shutil.copytree`. Code in checkpoints is put there by an installation."""
+    built = "*.py" if "checkpoints" in folder else "*.egg-info"
+    return shutil.ignore_patterns(".*", "build", "outputs", "tests", "__pycache__", built)(folder, names)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "outputs", "tests"))
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
+    shutil.copytree(ROOT, folder / "source", ignore=source_files)
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, folder / "source"], check=True)
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_the_wheel_holds_one_package_with_its_data(wheel):
+    names = set(wheel.namelist())
     assert {name.split("/")[0] for name in names} == {"adatok_hf", "adatok_hf-0.1.0.dist-info"}
     for folder, pattern in (
         ("modeling", "*.py"),
@@ -132,3 +170,17 @@ def test_the_wheel_holds_one_package_with_its_data(tmp_path):
         files = [path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob(pattern) if path.is_file()]
         assert files
         assert {name if name.startswith("adatok_hf/") else f"adatok_hf/{name}" for name in files} <= names
+
+
+def test_the_checkpoint_of_the_wheel_is_complete(wheel, tmp_path):
+    wheel.extractall(tmp_path)
+    folder = tmp_path / "adatok_hf" / "checkpoints" / "adatok-tiny-64"
+    assert {path.name for path in folder.iterdir()} == FILES
+    code = [path.name for path in folder.glob("*.py")]
+    assert filecmp.cmpfiles(folder, MODELING, code, shallow=False) == (code, [], [])
+
+
+def test_the_metadata_name_the_licences_of_code_and_weights(wheel):
+    metadata = wheel.read("adatok_hf-0.1.0.dist-info/METADATA").decode()
+    weights = read_license(Path(default_checkpoint()))
+    assert f"\nLicense: Apache-2.0 AND {weights.upper()}\n" in metadata.replace("License-Expression", "License")

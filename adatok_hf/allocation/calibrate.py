@@ -8,8 +8,10 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..checkpoint import copy_checkpoint
+from ..checkpoint import copy_checkpoint, read_metrics
+from ..data import read_images
 from ..files import check_empty
+from ..model_card import CARD_NAME, CHOICE_LABEL, metric_names
 from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, TaTokModel
 
 
@@ -19,6 +21,7 @@ def score_images(
     processor: AdaTokImageProcessor | AdaTokImageProcessorPil,
     dataset: Dataset,
     batch_size: int = 32,
+    warn: Callable[[str], object] = print,
 ) -> torch.Tensor:
     """
     Runs encoder and policy over images, without decoding any.
@@ -28,13 +31,14 @@ def score_images(
         processor ([`AdaTokImageProcessor`]): The model's image processor.
         dataset (`Dataset`): Items with a PIL picture under `"image"`.
         batch_size (`int`, *optional*, defaults to 32): Images encoded together.
+        warn (`Callable`, *optional*): Takes a sentence about each image that cannot be read, which is left out.
 
     Returns:
         `torch.FloatTensor` of shape `(images, len(config.budgets))`: the policy's scores before any cost bias, on the
         CPU.
 
     Raises:
-        `ValueError`: if there are no images, or one cannot be used.
+        `ValueError`: if there are no images, or none can be read.
 
     Example:
 
@@ -55,7 +59,7 @@ def score_images(
         # A forced budget keeps the policy's choice out of it; the scores do not depend on it.
         return model.encode(pixel_values, budgets=model.config.num_latent_tokens).budget_logits
 
-    return _over_images(model, processor, dataset, batch_size, score)
+    return _over_images(model, processor, dataset, batch_size, warn, score)
 
 
 @torch.inference_mode()
@@ -64,6 +68,7 @@ def score_patches(
     processor: AdaTokImageProcessor | AdaTokImageProcessorPil,
     dataset: Dataset,
     batch_size: int = 32,
+    warn: Callable[[str], object] = print,
 ) -> torch.Tensor:
     """
     The conditional entropies by which a TaTok filters the patches of images; arguments and errors are those of
@@ -77,11 +82,11 @@ def score_patches(
         encoded = model.encode(pixel_values, num_tokens=model.config.num_latent_tokens)
         return encoded.patch_entropy.gather(1, encoded.patch_order)
 
-    return _over_images(model, processor, dataset, batch_size, score)
+    return _over_images(model, processor, dataset, batch_size, warn, score)
 
 
 def _over_images(
-    model: AdaTokModel | TaTokModel, processor, dataset: Dataset, batch_size: int, score: Callable
+    model: AdaTokModel | TaTokModel, processor, dataset: Dataset, batch_size: int, warn: Callable, score: Callable
 ) -> torch.Tensor:
     if len(dataset) == 0:
         raise ValueError("Calibration needs at least one image; the data hold none.")
@@ -89,9 +94,12 @@ def _over_images(
     with tqdm(total=len(dataset), desc="Calibration", unit="image", disable=None) as progress:
         for start in range(0, len(dataset), batch_size):
             rows = range(start, min(start + batch_size, len(dataset)))
-            pixel_values = processor([dataset[row]["image"] for row in rows], return_tensors="pt")["pixel_values"]
-            scores.append(score(pixel_values.to(model.device)).float().cpu())
             progress.update(len(rows))
+            pixel_values = [values for _, _, values in read_images(dataset, rows, processor, warn)]
+            if pixel_values:
+                scores.append(score(torch.cat(pixel_values).to(model.device)).float().cpu())
+    if not scores:
+        raise ValueError(f"None of the {len(dataset)} images can be read.")
     return torch.cat(scores)
 
 
@@ -103,7 +111,8 @@ def save_calibrated(
     **choice: float,
 ):
     """
-    Copies a checkpoint with another choice of how much is kept, see [`~adatok_hf.checkpoint.copy_checkpoint`].
+    Copies a checkpoint with another choice of how much is kept, see [`~adatok_hf.checkpoint.copy_checkpoint`]. What
+    was measured of the own choice of the model is not true of the copy, so metrics and card go without it.
 
     Args:
         source (`str` or `Path`): Folder of the checkpoint.
@@ -120,7 +129,24 @@ def save_calibrated(
     for name, value in choice.items():
         setattr(config, name, float(value))
     config.validate_architecture()
-    copy_checkpoint(source, out, model, processor, config=config)
+    metrics, card = without_choice(Path(source))
+    copy_checkpoint(source, out, model, processor, config=config, metrics=metrics, card=card)
+
+
+def without_choice(folder: Path) -> tuple[dict | None, str | None]:
+    """
+    Metrics and card of a checkpoint without what was measured of the policy's own choice; `None` for either of them
+    that says nothing of it.
+    """
+    metrics, card = read_metrics(folder) or {}, folder / CARD_NAME
+    metric_names(metrics.get("rows", []))  # proves that they are rows
+    rows = [row for row in metrics.get("rows", []) if row["budget"] != "auto"]
+    lines = card.read_text(encoding="utf-8").splitlines(keepends=True) if card.is_file() else []
+    kept = [line for line in lines if not line.startswith(f"| {CHOICE_LABEL}")]
+    return (
+        metrics | {"rows": rows} if rows != metrics.get("rows", []) else None,
+        "".join(kept) if kept != lines else None,
+    )
 
 
 __all__ = ["save_calibrated", "score_images", "score_patches"]

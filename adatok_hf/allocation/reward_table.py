@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..checkpoint import model_hash
+from ..data import read_images
 from ..files import first_line, whole_file, write_json
 from ..metrics.budgets import measure_budgets
 from ..modeling import AdaTokImageProcessor, AdaTokModel
@@ -32,7 +33,7 @@ class RewardTableInfo:
         model (`str`): Folder or Hub id of the model.
         model_hash (`str`): Its fingerprint without the policy, see [`~adatok_hf.checkpoint.model_hash`].
         data (`str`): The images, as they were named.
-        num_images (`int`): How many.
+        num_images (`int`): How many; in the file also those that could not be read.
         budgets (`list[int]`): The budgets of the columns, ascending.
         num_latent_tokens (`int`): The full budget N.
         images_per_part (`int`): Rows of a Parquet file.
@@ -130,6 +131,9 @@ class RewardTable:
         except (OSError, KeyError, ValueError, DatasetGenerationError) as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise ValueError(f"The reward table {folder} is damaged ({reason}); delete and rebuild it.") from error
+        if len(table) == 0:
+            raise ValueError(f"None of the {info.num_images} images of the reward table {folder} could be read.")
+        info.num_images = len(table)
         table.check()
         return table
 
@@ -223,7 +227,8 @@ def build_reward_table(
     model_name: str = "",
     data_name: str = "",
     perceptual_net: str = "alex",
-):
+    warn: Callable[[str], object] = print,
+) -> int:
     """
     Decodes every image at every budget and stores how faithful the result is, as Parquet files for `datasets`.
 
@@ -242,10 +247,14 @@ def build_reward_table(
         batch_size (`int`, *optional*, defaults to 16): Images decoded together; few, so that a CPU's cache holds them.
         images_per_part (`int`, *optional*, defaults to 512): How many images are redone at most after a cut.
         model_name, data_name, perceptual_net (`str`, *optional*): For the description.
+        warn (`Callable`, *optional*): Takes a sentence about each image that cannot be read, which is left out.
+
+    Returns:
+        `int`: how many images this process has left out.
 
     Raises:
-        `ValueError`: if the data are empty, a budget is out of range, an image cannot be used, or the folder holds
-            the table of another model, of other images or of other budgets.
+        `ValueError`: if the data are empty, a budget is out of range, or the folder holds the table of another model,
+            of other images or of other budgets.
     """
     if len(dataset) == 0:
         raise ValueError(f"There are no images in {data_name or 'the dataset'}.")
@@ -272,14 +281,23 @@ def build_reward_table(
             write_json(folder / INFO_NAME, asdict(info))
     # Which part is whose must not depend on what is finished: every process would find something else.
     parts = list(enumerate(part_paths(folder, info)))[state.process_index :: state.num_processes]
+    skipped = []
+
+    def leave_out(sentence: str):
+        skipped.append(sentence)
+        warn(sentence)
+
     with tqdm(total=len(parts) * images_per_part, desc="Reward table", unit="image", disable=None) as progress:
         for index, path in parts:
             rows = range(index * images_per_part, min((index + 1) * images_per_part, len(dataset)))
             if path.is_file():
-                _check_images(path, processor, dataset, rows, progress)
+                _check_images(path, processor, dataset, rows, leave_out)
+                progress.update(len(rows))
                 continue
-            _write_part(path, _measure_rows(model, processor, dataset, lpips, budgets, rows, batch_size, progress))
+            batches = _measure_rows(model, processor, dataset, lpips, budgets, rows, batch_size, progress, leave_out)
+            _write_part(path, batches)
     state.wait_for_everyone()
+    return len(skipped)
 
 
 def _check_same(found: RewardTableInfo, wanted: RewardTableInfo, folder: Path):
@@ -299,7 +317,7 @@ def _check_same(found: RewardTableInfo, wanted: RewardTableInfo, folder: Path):
             )
 
 
-def _check_images(path: Path, processor, dataset, rows: range, progress):
+def _check_images(path: Path, processor, dataset, rows: range, warn: Callable[[str], object]):
     """Raises `ValueError` unless a finished part is of these images."""
     import pyarrow
     from pyarrow import parquet
@@ -308,16 +326,16 @@ def _check_images(path: Path, processor, dataset, rows: range, progress):
         found = parquet.read_table(path, columns=["image_hash"])["image_hash"].to_pylist()
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} is damaged: {first_line(error)} Delete it and start again.") from error
-    if len(found) != len(rows):
-        raise ValueError(f"{path} holds {len(found)} images in place of {len(rows)}; delete it and start again.")
-    for row, expected in zip(rows, found):
-        pixel_values = processor(dataset[row]["image"], return_tensors="pt")["pixel_values"]
-        if _image_hash(processor.post_process(pixel_values)[0]) != expected:
+    images = read_images(dataset, rows, processor, warn)
+    hashes = [(row, _image_hash(processor.post_process(pixel_values)[0])) for row, _, pixel_values in images]
+    if len(found) != len(hashes):
+        raise ValueError(f"{path} holds {len(found)} images in place of {len(hashes)}; delete it and start again.")
+    for (row, image_hash), expected in zip(hashes, found):
+        if image_hash != expected:
             raise ValueError(
                 f"{path.parent} holds a reward table of other images: image {row} is not the one it was made of. Name "
                 "another folder."
             )
-        progress.update()
 
 
 def _image_hash(picture) -> str:
@@ -325,11 +343,17 @@ def _image_hash(picture) -> str:
 
 
 @torch.inference_mode()
-def _measure_rows(model, processor, dataset, lpips, budgets, rows: range, batch_size: int, progress) -> Iterator[dict]:
+def _measure_rows(
+    model, processor, dataset, lpips, budgets, rows: range, batch_size: int, progress, warn: Callable[[str], object]
+) -> Iterator[dict]:
     """Yields the columns of one batch after the other."""
     for start in range(rows.start, rows.stop, batch_size):
-        items = [dataset[index] for index in range(start, min(start + batch_size, rows.stop))]
-        pixel_values = processor([item["image"] for item in items], return_tensors="pt")["pixel_values"]
+        batch = range(start, min(start + batch_size, rows.stop))
+        progress.update(len(batch))
+        images = list(read_images(dataset, batch, processor, warn))
+        if not images:
+            continue
+        items, pixel_values = [item for _, item, _ in images], torch.cat([values for _, _, values in images])
         pictures = processor.post_process(pixel_values)
         pixel_values = pixel_values.to(model.device)
         encoded = model.encode(pixel_values, budgets=model.config.num_latent_tokens, return_policy_features=True)
@@ -341,7 +365,6 @@ def _measure_rows(model, processor, dataset, lpips, budgets, rows: range, batch_
             "group": [item.get("group", "") for item in items],
             "image_hash": [_image_hash(picture) for picture in pictures],
         }
-        progress.update(len(items))
 
 
 def _webp_bytes(picture) -> int:
@@ -354,15 +377,15 @@ def _write_part(path: Path, batches: Iterator[dict]):
     from datasets import Dataset as ArrowDataset
     from datasets import Features, List, Value
 
-    merged: dict[str, list] = {}
-    for batch in batches:
-        for name, values in batch.items():
-            merged.setdefault(name, []).extend(values)
     vector = List(Value("float32"))
     features = Features(
         {name: vector for name in ("features", "lpips", "mse", "psnr")}
         | {"webp_bytes": Value("int32"), "group": Value("string"), "image_hash": Value("string")}
     )
+    merged: dict[str, list] = {name: [] for name in features}
+    for batch in batches:
+        for name, values in batch.items():
+            merged[name].extend(values)
     with whole_file(path) as temporary:
         ArrowDataset.from_dict(merged, features=features).to_parquet(temporary)
 

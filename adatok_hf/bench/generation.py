@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 
 import torch
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
 from ..modeling import AdaTokModel
 from ..modeling.sampling_adatok import CodeSampler
@@ -18,6 +18,7 @@ from .instruments import synchronize, time_interleaved
 # The sizes of LlamaGen-B, 111 M parameters with 16,384 codes and 1000 classes.
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 2048}
 NUM_CLASSES = 1000
+CACHE_PAGE = 32  # tokens of a row that continuous batching stores together
 
 
 def random_generator(config, architecture: dict[str, int] = BASE) -> LlamaForCausalLM:
@@ -99,7 +100,8 @@ def run_generation_benchmark(
           those of `adaptive`, which is what it could be at best; `efficiency`: the one over the other.
         - `static_batch_ratio`: images a second over those of `full` where the same budgets are decoded in batches as
           they come, each of which waits for its longest row.
-        - `generate_ratio`: the same for the `generate` of transformers; `None` with guidance.
+        - `generate_ratio`: the same for the `generate` of transformers, `continuous_batching_ratio` for its continuous
+          batching, whose rows make room as they finish; `None` with guidance.
         - `writing_ratio`: `throughput_ratio` of the codes alone, without decoding to pixels.
         - `rows`: `name`, `seconds` of a round, `images_per_second`, `codes_per_second`, `pixels_share` of the time
           that goes into decoding to pixels, in 0..1.
@@ -144,18 +146,19 @@ def run_generation_benchmark(
     timings = time_interleaved(calls, device, repeats, warmup)
     seconds = {name: median(values) / 1000 for name, values in timings.items()}
     codes = {"adaptive": sum(budgets), "full": images * full, "static batches": sum(budgets)}
-    codes["generate, static batches"] = sum(budgets)
+    codes |= dict.fromkeys(("generate, static batches", "continuous batching"), sum(budgets))
     rows = [make_row(name, seconds, images, count) for name, count in codes.items() if name in seconds]
     speed = {row["name"]: row["images_per_second"] for row in rows}
     adaptive, full_speed, token_ratio = speed["adaptive"], speed["full"], full * images / sum(budgets)
     writing = (seconds["full"] - seconds["full, pixels"]) / (seconds["adaptive"] - seconds["adaptive, pixels"])
-    stock = speed.get("generate, static batches")
+    stock, continuous = speed.get("generate, static batches"), speed.get("continuous batching")
     return {
         "throughput_ratio": adaptive / full_speed,
         "token_ratio": token_ratio,
         "efficiency": adaptive / full_speed / token_ratio,
         "static_batch_ratio": speed["static batches"] / full_speed,
         "generate_ratio": stock / full_speed if stock else None,
+        "continuous_batching_ratio": continuous / full_speed if continuous else None,
         "writing_ratio": writing,
         "rows": rows,
         "budget_share": seconds["budgets"] / seconds["adaptive"],
@@ -205,23 +208,6 @@ def make_calls(
             sample(labels[rows], max(budgets[rows]), torch.Generator().manual_seed(0), batch_size)
         pixels(random_codes, budgets)
 
-    def stock():
-        for rows in batches:
-            prompts = [
-                [sample.vocabulary.class_id(label), sample.vocabulary.budget_id(kept)]
-                for label, kept in zip(labels[rows], budgets[rows])
-            ]
-            # Unlike a configuration of ours, a random model's may be the default: say all that matters.
-            sample.model.generate(
-                torch.tensor(prompts, device=device),
-                max_new_tokens=max(budgets[rows]),
-                do_sample=True,
-                top_k=0,
-                suppress_tokens=sample.vocabulary.not_in(sample.vocabulary.code_ids),
-                pad_token_id=sample.vocabulary.pad_token_id,
-            )
-        pixels(random_codes, budgets)
-
     calls = {
         "adaptive": lambda: draw(budgets),
         "full": lambda: draw([full] * len(labels)),
@@ -230,7 +216,48 @@ def make_calls(
         "adaptive, pixels": lambda: pixels(random_codes, budgets),
         "full, pixels": lambda: pixels(random_codes, [full] * len(labels)),
     }
-    return calls | ({"generate, static batches": stock} if sample.guidance_scale == 1 else {})
+    if sample.guidance_scale == 1:
+        for name, write in transformers_calls(sample, labels, budgets, batch_size).items():
+            calls[name] = lambda write=write: (write(), pixels(random_codes, budgets))
+    return calls
+
+
+def transformers_calls(sample: CodeSampler, labels: list, budgets: list[int], batch_size: int) -> dict[str, Callable]:
+    """What transformers has for writing the same codes."""
+    vocabulary, model = sample.vocabulary, sample.model
+    full = vocabulary.budgets[-1]
+    prompts = [[vocabulary.class_id(label), vocabulary.budget_id(kept)] for label, kept in zip(labels, budgets)]
+    # Unlike a configuration of ours, a random model's may be the default: say all that matters.
+    settings = {
+        "do_sample": True,
+        "top_k": 0,
+        "suppress_tokens": vocabulary.not_in(vocabulary.code_ids),
+        "pad_token_id": vocabulary.pad_token_id,
+    }
+
+    def stock():
+        for start in range(0, len(prompts), batch_size):
+            inputs = torch.tensor(prompts[start : start + batch_size], device=model.device)
+            model.generate(inputs, max_new_tokens=max(budgets[start : start + batch_size]), **settings)
+
+    def continuous():
+        pages = -(-(full + 2) // CACHE_PAGE) * batch_size
+        with model.continuous_batching_context_manager(
+            GenerationConfig(**settings, max_new_tokens=full, eos_token_id=-1),
+            continuous_batching_config=ContinuousBatchingConfig(
+                page_size=CACHE_PAGE, num_blocks=pages, max_batch_tokens=pages, max_requests_per_batch=batch_size
+            ),
+            warmup=False,
+        ) as manager:
+            waiting = {manager.add_request(prompt, max_new_tokens=kept) for prompt, kept in zip(prompts, budgets)}
+            while waiting:
+                output = manager.get_result(timeout=60)
+                if output is None or output.error:
+                    raise RuntimeError(f"Continuous batching stopped: {getattr(output, 'error', 'no answer')}.")
+                if output.is_finished():
+                    waiting.remove(output.request_id)
+
+    return {"generate, static batches": stock, "continuous batching": continuous}
 
 
 def make_row(name: str, seconds: dict[str, float], images: int, codes: int) -> dict:

@@ -21,6 +21,7 @@ from .convert import convert
 from .decode import decode
 from .encode import encode
 from .evaluate import evaluate
+from .evaluate_generation import evaluate_generation
 from .generate import generate
 from .push import push
 from .reconstruct import reconstruct
@@ -33,6 +34,7 @@ COMMANDS = (
     encode,
     decode,
     evaluate,
+    evaluate_generation,
     generate,
     tokenize_dataset,
     reward_table,
@@ -72,6 +74,7 @@ def make_app() -> typer.Typer:
     study_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(study.policy)
     study_app.command()(study.tatok)
     study_app.command()(study.heads)
+    study_app.command(context_settings=OVERRIDES)(study.fixed)
     app.add_typer(study_app, name="study")
     heads_app = typer.Typer(help="Exchange the decoder's heads with the PEFT library.", no_args_is_help=True)
     heads_app.command(name="export")(heads.export_heads)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, prepare_folder
+from .common import load_model, prepare_folder, say
 from .options import DataOption, DeviceOption, MaxImagesOption, ModelOption
 
 
@@ -49,6 +49,8 @@ def calibrate(
         f"{len(kept)} images, {settings}, mean budget {sum(kept) / len(kept):.2f} (images per budget {histogram}), "
         f"written to {out}"
     )
+    if len(kept) < len(images):
+        raise typer.Exit(1)
 
 
 def find_cost_bias(network, processor, images, mean_budget: float) -> tuple[dict[str, float], list[int]]:
@@ -57,7 +59,7 @@ def find_cost_bias(network, processor, images, mean_budget: float) -> tuple[dict
     from ..allocation.choice import calibrate_cost_bias, choose_columns
 
     candidates = network.config.budgets
-    logits = score_images(network, processor, images)
+    logits = score_images(network, processor, images, warn=say)
     cost_bias = calibrate_cost_bias(logits, candidates, mean_budget)
     columns = choose_columns(logits, candidates, cost_bias).tolist()
     return {"cost_bias": cost_bias}, [candidates[column] for column in columns]
@@ -68,7 +70,7 @@ def find_threshold(network, processor, images, mean_budget: float) -> tuple[dict
     from ..allocation.calibrate import score_patches
     from ..allocation.choice import calibrate_threshold
 
-    entropy = score_patches(network, processor, images)
+    entropy = score_patches(network, processor, images, warn=say)
     threshold = calibrate_threshold(network, entropy, mean_budget)
     counts = network.count_kept(entropy, threshold)
     return {"threshold": threshold}, (network.config.num_global_tokens + counts).tolist()

@@ -21,7 +21,7 @@ from .options import (
 
 def encode(
     images: ImagesArgument,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The codes file: .safetensors or .parquet.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The codes file: .safetensors, .parquet or .json.")],
     budgets: Annotated[str, typer.Option(metavar="auto|N", help="The policy's choice, or one for all.")] = "auto",
     cost_bias: CostBiasOption = None,
     model: ModelOption = None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, prepare_folder
+from .common import load_model, prepare_folder, say
 from .options import AUTO, DataOption, DeviceOption, MaxImagesOption, ModelOption, WeightsOption, parse_budgets
 
 
@@ -33,9 +33,10 @@ def reward_table(
         raise ValueError("--budgets must be all, or budgets with commas between them; the policy plays no part here.")
     lpips = load_lpips("alex", weights_dir).to(network.device)
     dataset = load_image_dataset(data, split, max_images)
-    build_reward_table(
-        network, processor, dataset, lpips, out, budgets=chosen, model_name=model_id, data_name=f"{data} ({split})"
-    )
+    names = {"model_name": model_id, "data_name": f"{data} ({split})"}
+    skipped = build_reward_table(network, processor, dataset, lpips, out, budgets=chosen, warn=say, **names)
     if PartialState().is_main_process:
         table = RewardTable.load(out)
         typer.echo(f"{len(table)} images at {len(table.budgets)} budgets written to {out}")
+    if skipped:
+        raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`adatok study policy`, `study tatok` and `study heads`: experiments with controls."""
+"""`adatok study policy`, `heads`, `fixed` and `tatok`: experiments with controls."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from ..files import write_json
 from .common import load_model, prepare_folder
-from .options import DataOption, DeviceOption, ModelOption, RecipeOption, WeightsOption
+from .options import DataOption, DeviceOption, ModelOption, RecipeOption, WeightsOption, parse_names
 
 
 def policy(
@@ -144,4 +144,44 @@ def heads(
         bf16=bf16,
     )
     typer.echo(format_heads_table(result))
+    typer.echo(json.dumps(result))
+
+
+def fixed(
+    context: typer.Context,
+    recipe: RecipeOption,
+    train_data: Annotated[str, typer.Option(help="Image folder, parquet files or Hub dataset.")],
+    eval_data: Annotated[str, typer.Option(help="The same, for held-out images.")],
+    fixed_budget: Annotated[int, typer.Option(help="A candidate: the fixed length, and the mean of all arms.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the result; an unfinished study is continued.")],
+    arms: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Only these, for processes that share them out."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each arm.")] = 2,
+    policy_recipe: Annotated[str, typer.Option(help="Recipe of the policy.")] = "tiny-64",
+    policy_images: Annotated[int, typer.Option(help="Training images that the policy learns from.")] = 4096,
+    max_eval_images: Annotated[int, typer.Option(help="How many held-out images, evenly spread.")] = 2048,
+    weights_dir: WeightsOption = None,
+):
+    """
+    Is an adaptive tokenizer better than one of fixed length at its mean? All arms trained from random weights by one
+    recipe. Any further `--key value` overrides the recipe. The last line of the output is one JSON object.
+    """
+    from ..study.fixed_study import NAMES, FixedStudySettings, format_fixed_table, run_fixed_study
+
+    prepare_folder(out)
+    settings = FixedStudySettings(
+        recipe=recipe,
+        train_data=train_data,
+        eval_data=eval_data,
+        fixed_budget=fixed_budget,
+        overrides=tuple(context.args),
+        policy_recipe=policy_recipe,
+        seeds=seeds,
+        policy_images=policy_images,
+        eval_images=max_eval_images,
+    )
+    result = run_fixed_study(settings, out, parse_names(arms) if arms else NAMES, weights_dir)
+    typer.echo(format_fixed_table(result))
     typer.echo(json.dumps(result))

@@ -145,4 +145,11 @@ class AdaTokCodec:
         return pictures
 
 
-__all__ = ["AdaTokCodec"]
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where a GPU or the processor computes in it, else float32; a few codes in a hundred differ by it."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else torch.float32
+
+
+__all__ = ["AdaTokCodec", "fast_dtype"]

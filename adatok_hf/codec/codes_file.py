@@ -1,8 +1,9 @@
-"""Files of image codes: safetensors or Parquet, bound to the model that made them."""
+"""Files of image codes: safetensors, Parquet or JSON, bound to the model that made them."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,10 +13,10 @@ from ..extras import require
 from ..files import first_line, whole_file
 
 
-SUFFIXES = (".safetensors", ".parquet")
+SUFFIXES = (".safetensors", ".parquet", ".json")
 FORMAT = "adatok-image-codes"
 TENSORS = ("image_codes", "budgets", "original_sizes")
-MAX_GROWTH = 256  # codes that a byte of a Parquet file may stand for: beyond the budget they cost nothing
+MAX_GROWTH = 256  # codes that a byte of a Parquet or JSON file may stand for: beyond the budget they cost nothing
 MAX_NUMBER = 2**31 - 2  # codes and the pad code are stored in 32 bits
 MIN_LIMIT = 2**24
 FACTS = {"model": str, "model_hash": str, "image_size": int, "codebook_size": int}
@@ -112,14 +113,32 @@ class ImageCodes:
         Writes the file whole or not at all.
 
         Args:
-            path (`str` or `Path`): Its name, ending in `.safetensors` or `.parquet`.
+            path (`str` or `Path`): Its name, ending in `.safetensors`, `.parquet` or `.json`.
 
         Raises:
             `ValueError`: for another ending. `ImportError`: for Parquet without pyarrow.
         """
         check_codes_path(path)
+        write = {".parquet": self._save_parquet, ".json": self._save_json}.get(
+            Path(path).suffix, self._save_safetensors
+        )
         with whole_file(path) as temporary:
-            (self._save_parquet if Path(path).suffix == ".parquet" else self._save_safetensors)(temporary)
+            write(temporary)
+
+    def to_bytes(self, suffix: str) -> bytes:
+        """
+        What a file with that ending would hold.
+
+        Args:
+            suffix (`str`): `.safetensors`, `.parquet` or `.json`.
+
+        Raises:
+            As [`ImageCodes.save`].
+        """
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / f"codes{suffix}"
+            self.save(path)
+            return path.read_bytes()
 
     @classmethod
     def load(cls, path: str | Path) -> "ImageCodes":
@@ -127,7 +146,7 @@ class ImageCodes:
         Reads a file that [`ImageCodes.save`] wrote.
 
         Args:
-            path (`str` or `Path`): Its name, ending in `.safetensors` or `.parquet`.
+            path (`str` or `Path`): Its name, ending in `.safetensors`, `.parquet` or `.json`.
 
         Raises:
             `ValueError`: if the file is missing, damaged, made by something else, or holds codes out of range.
@@ -136,7 +155,8 @@ class ImageCodes:
         check_codes_path(path)
         if not path.is_file():
             raise ValueError(f"No codes file at {path}; `adatok encode` makes one.")
-        tensors, facts = (_load_parquet if path.suffix == ".parquet" else _load_safetensors)(path)
+        read = {".parquet": _load_parquet, ".json": _load_json}.get(path.suffix, _load_safetensors)
+        tensors, facts = read(path)
         try:
             return cls(**tensors, **facts)
         except ValueError as error:
@@ -148,6 +168,15 @@ class ImageCodes:
     def _save_safetensors(self, path: Path):
         tensors = {name: vars(self)[name].to("cpu", torch.int32).contiguous() for name in TENSORS}
         save_file(tensors, path, metadata={FORMAT: json.dumps(self._facts() | {"file_names": self.file_names})})
+
+    def _save_json(self, path: Path):
+        rows = zip(self.file_names, self.image_codes.tolist(), self.budgets.tolist(), self.original_sizes.tolist())
+        images = [
+            {"file_name": name, "height": height, "width": width, "image_codes": codes[:budget]}
+            for name, codes, budget, (height, width) in rows
+        ]
+        facts = {"format": FORMAT} | self._facts() | {"num_latent_tokens": self.image_codes.shape[1]}
+        path.write_text(json.dumps(facts | {"images": images}, ensure_ascii=False), encoding="utf-8")
 
     def _save_parquet(self, path: Path):
         arrow, parquet = import_pyarrow()
@@ -167,7 +196,7 @@ def check_codes_path(path: str | Path):
     """Raises `ValueError` for a name that is no codes file's, `ImportError` for Parquet without pyarrow."""
     suffix = Path(path).suffix
     if suffix not in SUFFIXES:
-        raise ValueError(f"A codes file must end in {' or '.join(SUFFIXES)}; got {str(path)!r}.")
+        raise ValueError(f"A codes file must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}; got {str(path)!r}.")
     if suffix == ".parquet":
         import_pyarrow()
 
@@ -202,6 +231,10 @@ def _parse_facts(path: Path, text: str | bytes | None, types: dict[str, type]) -
         facts = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"The metadata of {path} are damaged ({first_line(error).rstrip('.')}).") from error
+    return _check_facts(path, facts, types)
+
+
+def _check_facts(path: Path, facts, types: dict[str, type]) -> dict:
     for name, kind in types.items():
         if not isinstance(facts, dict) or type(facts.get(name)) is not kind:  # a bool is no number here
             raise ValueError(f"The metadata of {path} are damaged: {name} must be given as {kind.__name__}.")
@@ -221,6 +254,42 @@ def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         if tensor.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8):
             raise ValueError(f"{name} in {path} must be integers; got {tensor.dtype}.")
     return {name: tensor.long() for name, tensor in tensors.items()}, facts
+
+
+def _load_json(path: Path) -> tuple[dict, dict]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        reason = first_line(error).rstrip(".")
+        raise ValueError(f"{path} is truncated, damaged or no codes file: {reason}.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} holds no {FORMAT} metadata, so `adatok encode` did not make it.")
+    facts = _check_facts(path, content, FACTS | {"num_latent_tokens": int, "images": list})
+    images, limit = facts.pop("images"), facts.pop("num_latent_tokens")
+    _check_growth(path, len(images) * limit)
+    for row in images:
+        _check_json_row(path, row, limit)
+    codes = [row["image_codes"] + [facts["codebook_size"]] * (limit - len(row["image_codes"])) for row in images]
+    tensors = {
+        "image_codes": torch.tensor(codes, dtype=torch.long).reshape(len(images), limit),
+        "budgets": torch.tensor([len(row["image_codes"]) for row in images], dtype=torch.long),
+        "original_sizes": torch.tensor([(row["height"], row["width"]) for row in images]).long().reshape(-1, 2),
+    }
+    return tensors, facts | {"file_names": [row["file_name"] for row in images]}
+
+
+def _check_json_row(path: Path, row, limit: int):
+    """Raises `ValueError` for a row that is none, or whose numbers are none or too large to be stored."""
+    codes = row.get("image_codes") if isinstance(row, dict) else None
+    if not isinstance(codes, list) or not 1 <= len(codes) <= limit:
+        raise ValueError(f"{path} is damaged: every image has 1 to {limit} image_codes in a list.")
+    for number in (*codes, row.get("height"), row.get("width")):
+        if type(number) is not int or abs(number) > MAX_NUMBER:
+            raise ValueError(
+                f"{path} is damaged: image_codes, height and width are whole numbers; got {number!r:.50}."
+            )
+    if not isinstance(row.get("file_name"), str):
+        raise ValueError(f"{path} is damaged: every image has a file_name.")
 
 
 def _load_parquet(path: Path) -> tuple[dict, dict]:

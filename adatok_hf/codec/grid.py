@@ -38,6 +38,12 @@ class GridRow:
     cells: list[tuple[Reconstruction, float]]
 
 
+def enlarge(picture: Image.Image, min_width: int) -> Image.Image:
+    """Enlarges a picture by the least whole factor that makes it so wide, so that its pixels stay true."""
+    factor = math.ceil(min_width / picture.width)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
 def draw_grid(rows: list[GridRow]) -> Image.Image:
     """
     Draws one line per image: the original, then its reconstructions, labelled with budget and PSNR. Where the policy
@@ -71,7 +77,7 @@ def draw_grid(rows: list[GridRow]) -> Image.Image:
                 items.append((item.kept_patches, "kept patches", ""))
         for column, (picture, first_label, second_label) in enumerate(items):
             x = MARGIN + column * (cell + MARGIN)
-            grid.paste(picture.resize((cell, cell), Image.Resampling.NEAREST), (x, y))
+            grid.paste(enlarge(picture, MIN_CELL), (x, y))
             draw.rectangle((x - 1, y - 1, x + cell, y + cell), outline=HAIRLINE)
             draw.text((x, y + cell + 4), first_label, fill=INK, font=font)
             draw.text((x, y + cell + 4 + line), second_label, fill=GREY, font=font)
@@ -151,4 +157,4 @@ def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return text[: kept // 2] + "..." + text[len(text) - kept // 2 :]
 
 
-__all__ = ["GridRow", "Reconstruction", "draw_grid", "shade_dropped"]
+__all__ = ["GridRow", "Reconstruction", "draw_grid", "enlarge", "shade_dropped"]

@@ -4,6 +4,8 @@ import math
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..codec.grid import enlarge
+
 
 MIN_CELL = 96  # pixels: less is hard to look at
 FONT_SIZE = 14
@@ -37,7 +39,7 @@ def draw_sample_grid(rows: list[tuple[str, list[tuple[Image.Image, int]]]]) -> I
         draw.text((MARGIN, top), name, fill=INK, font=font)
         for column, (picture, budget) in enumerate(pictures):
             left = MARGIN + column * (cell + MARGIN)
-            grid.paste(picture.resize((cell, cell), Image.Resampling.NEAREST), (left, top + line))
+            grid.paste(enlarge(picture, MIN_CELL), (left, top + line))
             codes = f"{budget} code{'s' * (budget != 1)}"
             draw.text((left, top + line + cell + 2), codes, fill=GREY, font=font)
     return grid

@@ -1,5 +1,6 @@
-"""What the study varies: how rewards are scaled, how objectives are weighted, how many candidates there are."""
+"""What the study varies: scaling of rewards, weighting of objectives, candidates, and what the policy sees."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from .statistics import distance_to_front, front, interval, resampled_means
 
 DYNAMIC_RULES = ("gradient", "hypervolume", "target mean")
 OTHER_STARTS = (0.25, 0.75)
+VIEWS = ("patch states", "latent states", "file size")
 
 
 def weighting_variants(sweep: Sequence[float], mean_budget: float) -> dict[str, dict]:
@@ -33,6 +35,38 @@ def candidate_sets(budgets: Sequence[int], table_budgets: Sequence[int]) -> list
     """Every second candidate, the candidates, and all budgets of the tables; each ends in the full budget."""
     sets = [list(budgets)[::-2][::-1], list(budgets), [b for b in table_budgets if b <= budgets[-1]]]
     return [budgets for index, budgets in enumerate(sets) if len(budgets) > 1 and budgets not in sets[:index]]
+
+
+def see_only(table: RewardTable, view: str) -> RewardTable:
+    """
+    A table of the same images of which a policy sees less: only the pooled patch states, only the pooled latent
+    states, or nothing but the size of the WebP file. Features that it does not see are 0; the size is spread over all
+    of them by bumps along its logarithm, because the policy normalises what it sees.
+
+    Args:
+        table ([`RewardTable`]): It stays as it is.
+        view (`str`): One of `VIEWS`.
+    """
+    seen = copy.copy(table)
+    width = table.features.shape[1]
+    if view == "file size":
+        centers = torch.linspace(5, 17, width)  # 32 bytes to 128 kB
+        distance = table.webp_bytes.float().clamp(min=1).log2()[:, None] - centers
+        seen.features = torch.exp(-2 * distance.square())
+    else:
+        hidden = slice(width // 2, None) if view == "patch states" else slice(width // 2)
+        seen.features = table.features.clone()
+        seen.features[:, hidden] = 0
+    return seen
+
+
+def view_ablation(
+    held_out: HeldOut, scores: dict[str, list[torch.Tensor]], policy: Arm, mean_budget: float, resamples: int
+) -> list[dict]:
+    """Rows of policies that see less, at equal mean."""
+    arms = {view: held_out.at_mean(of_seeds, mean_budget) for view, of_seeds in scores.items()}
+    differences = _differences(arms, policy, resamples)
+    return [{"sees": view, **arm.point(), **differences[view]} for view, arm in arms.items()]
 
 
 def describe_choices(scores: Sequence[torch.Tensor], budgets: Sequence[int]) -> dict:
@@ -160,10 +194,13 @@ def _distance(means: dict, fixed: list[str], name: str) -> np.ndarray:
 
 
 __all__ = [
+    "VIEWS",
     "candidate_sets",
     "describe_choices",
     "scale_ablation",
+    "see_only",
     "set_ablation",
+    "view_ablation",
     "weighting_ablation",
     "weighting_variants",
 ]

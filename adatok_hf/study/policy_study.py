@@ -18,10 +18,13 @@ from ..files import whole_file
 from ..modeling import AdaTokConfig
 from ..modeling.modeling_adatok import AdaTokPolicy
 from .ablations import (
+    VIEWS,
     candidate_sets,
     describe_choices,
     scale_ablation,
+    see_only,
     set_ablation,
+    view_ablation,
     weighting_ablation,
     weighting_variants,
 )
@@ -85,7 +88,7 @@ def run_study(
     out = Path(out)
     held_out = HeldOut(eval_table, config.budgets)
     sets = candidate_sets(config.budgets, sorted(set(train_table.info.budgets) & set(eval_table.info.budgets)))
-    with tqdm(desc="networks", total=seeds * (8 + len(sweep) + len(sets)), unit="net") as bar:
+    with tqdm(desc="networks", total=seeds * (8 + len(VIEWS) + len(sweep) + len(sets)), unit="net") as bar:
         runs = StudyRuns(out / "runs", train_table, bar.update)
         trained = _Trained(runs, eval_table, config, arguments, seeds)
         scores, histories = trained()
@@ -97,6 +100,10 @@ def run_study(
         weighted = {name: trained(**changes) for name, changes in variants.items()}
         by_set = {tuple(budgets): trained(budgets)[0] for budgets in sets}
         regressors = trained.regressors()
+        by_view = {}
+        for view in VIEWS:
+            fewer = StudyRuns(out / "runs", see_only(train_table, view), bar.update)
+            by_view[view] = _Trained(fewer, see_only(eval_table, view), config, arguments, seeds)()[0]
 
     learned = {"policy": scores} | given | {"regressor": regressors}
     arms = equal_mean_arms(held_out, learned, arguments.mse_weight, mean_budget)
@@ -122,6 +129,7 @@ def run_study(
             "candidates": set_ablation(
                 eval_table, by_set, arms["policy"], arguments.mse_weight, mean_budget, resamples
             ),
+            "views": view_ablation(held_out, by_view, arms["policy"], mean_budget, resamples),
         },
         "histories": {name: of_seeds[0] for name, of_seeds in kept.items() if not name.startswith("fixed")},
     }

@@ -85,6 +85,8 @@ def format_report(result: dict, heads: dict | None = None) -> str:
         "## Candidate sets",
         _candidates(result),
     ]
+    if "views" in result["ablations"]:
+        sections += ["## What the policy has to see", _views(result)]
     if heads is not None:
         sections += ["## Heads", _heads(heads)]
     return "\n\n".join([*sections, "## Conditions", _conditions(result)]) + "\n"
@@ -320,6 +322,16 @@ def _candidates(result: dict) -> str:
         rows.append([str(row["candidates"]), ", ".join(map(str, row["budgets"])), *numbers])
     header = ["candidates", "budgets", "LPIPS", "less the policy's", "LPIPS of the oracle (reward)"]
     return "All at the common mean.\n\n" + markdown_table(header, rows)
+
+
+def _views(result: dict) -> str:
+    rows = [
+        [row["sees"], f"{row['lpips']:.4f}", f"{row['difference']:+.4f} {_bounds(row['ci'], '+.4f')}"]
+        for row in result["ablations"]["views"]
+    ]
+    table = markdown_table(["sees only", "LPIPS at the common mean", "less the policy's"], rows)
+    about = "Policies of the same size, trained alike, that see a part of what the policy sees, or only the file size."
+    return f"{about}\n\n{table}"
 
 
 def _heads(heads: dict) -> str:

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
@@ -14,7 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging
 
-from ..files import parse_yaml
+from ..files import parse_yaml, remove_left_overs, sole_user
 
 
 logger = logging.get_logger(__name__)
@@ -107,11 +108,19 @@ def run_recipe(
     Args:
         stage, recipe, overrides, argument_classes: See [`parse_recipe`].
         train (`Callable`): Takes one instance of each class, gives the metrics.
+
+    Raises:
+        `ValueError`: as [`parse_recipe`], if another run writes into the same output folder, and what `train` raises.
     """
-    metrics = train(*parse_recipe(stage, recipe, overrides, argument_classes))
+    parsed = parse_recipe(stage, recipe, overrides, argument_classes)
+    (folder,) = (arguments.output_dir for arguments in parsed if isinstance(arguments, TrainingArguments))
     state = PartialState()
-    if state.is_main_process:
-        print(json.dumps(metrics))
+    with sole_user(folder) if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            remove_left_overs(folder)
+        metrics = train(*parsed)
+        if state.is_main_process:
+            print(json.dumps(metrics))
     # A process that ends while another still writes takes that one's connection away, and it aborts.
     state.wait_for_everyone()
     state.destroy_process_group()

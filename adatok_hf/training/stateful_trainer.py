@@ -51,7 +51,10 @@ class StatefulTrainer(ResumableTrainer):
         super().__init__(*args, **kwargs)
 
     def extra_state(self) -> dict:
-        """What `torch.load(weights_only=True)` can read: tensors, numbers, and containers of them."""
+        """
+        What `torch.load(weights_only=True)` can read: tensors, numbers, and containers of them, for all processes. All
+        of them ask for it, one writes it.
+        """
         raise NotImplementedError
 
     def load_extra_state(self, state: dict):
@@ -72,8 +75,9 @@ class StatefulTrainer(ResumableTrainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str):
         super()._save_optimizer_and_scheduler(output_dir)
+        state = self.extra_state()
         if self.args.should_save:
-            torch.save(self.extra_state(), os.path.join(output_dir, self.state_name))
+            torch.save(state, os.path.join(output_dir, self.state_name))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None):
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -270,7 +270,8 @@ class ReconstructionTrainer(StatefulTrainer):
             if args.train_only is None and step <= args.revive_until * self.state.max_steps:
                 self._revive_dead_codes(counts)
         if args.train_only is None and step in args.revive_latents_steps:
-            self.log({"revived_latents": revive_latents(model, self._images[0])})
+            revived = torch.tensor(revive_latents(model, self._images[0]), dtype=torch.float32, device=args.device)
+            self.add_measures({"revived_latents": revived})  # a log of its own would stand in for that of the step
 
     def _take_code_counts(self) -> torch.Tensor:
         """How often each code has been used since the last call, by all processes."""
@@ -388,7 +389,9 @@ class ReconstructionTrainer(StatefulTrainer):
     def load_extra_state(self, state: dict):
         self.ema.load_state_dict(state["ema"])
         self.lecam.load_state_dict(state["lecam"])
-        self.code_counts.copy_(state["code_counts"])
+        self.code_counts.zero_()
+        if self.is_world_process_zero():  # the sum over the processes, of which each has its part
+            self.code_counts.copy_(state["code_counts"])
         self.codebook_use = state["codebook_use"]
         if self.discriminator is not None and "discriminator" in state:  # an earlier leg may have had no critic
             self.accelerator.unwrap_model(self.discriminator).load_state_dict(state["discriminator"])
@@ -398,7 +401,7 @@ class ReconstructionTrainer(StatefulTrainer):
         state = {
             "ema": self.ema.state_dict(),
             "lecam": self.lecam.state_dict(),
-            "code_counts": self.code_counts,
+            "code_counts": self.accelerator.reduce(self.code_counts),
             "codebook_use": self.codebook_use,
         }
         if self.discriminator is not None:

@@ -108,7 +108,12 @@ def train(
 
 
 def export_generator(trainer: AdaTokGeneratorTrainer, folder: str | Path, metrics: dict[str, float]):
-    """Writes the model, its metrics and a card, all of them or none."""
+    """Writes the model, its metrics and a card, all of them or none; `ValueError` if a weight is not finite."""
+    if not all(parameter.isfinite().all() for parameter in trainer.model.parameters()):
+        raise ValueError(
+            f"The training has diverged: weights are not finite after {trainer.state.global_step} steps, and {folder} "
+            "is left as it is. Start anew with a lower learning rate."
+        )
     arguments, vocabulary, steps = trainer.args, trainer.vocabulary, trainer.state.global_step
     batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     facts = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, set_seed
+from transformers.utils import logging
 
 from .. import default_checkpoint
 from ..allocation.reward_table import RewardTable, build_reward_table
@@ -21,6 +22,9 @@ from ..modeling.modeling_adatok import AdaTokPolicy
 from .policy_arguments import ARGUMENT_CLASSES, PolicyDataArguments, PolicyTrainingArguments
 from .policy_trainer import AdaTokPolicyTrainer
 from .recipe import checkpoint_to_resume, run_recipe
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -144,6 +148,7 @@ def train(data_arguments: PolicyDataArguments, arguments: PolicyTrainingArgument
             folder,
             model_name=str(checkpoint),
             data_name=f"{data_arguments.train_data} ({data_arguments.train_split})",
+            warn=logger.warning,
         )
     table = RewardTable.load(folder, model)
     if data_arguments.eval_reward_table is not None:

@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from torch.utils.data import Subset
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
+from transformers.utils import logging
 
 from ..checkpoint import load_checkpoint
-from ..data import ImageCollator, RandomCrops, load_image_dataset
+from ..data import ImageCollator, RandomCrops, ReadableImages, load_image_dataset, read_images
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 from .recipe import checkpoint_to_resume, run_recipe
 from .tokenizer_arguments import ARGUMENT_CLASSES, DataArguments, ReconstructionTrainingArguments, StartArguments
 from .tokenizer_trainer import ReconstructionTrainer
+
+
+logger = logging.get_logger(__name__)
 
 
 def build_model(
@@ -72,11 +77,10 @@ def train(
     train_dataset = eval_dataset = None
     if arguments.do_train:
         images = load_image_dataset(data_arguments.train_data, data_arguments.train_split)
+        images = ReadableImages(images, logger.warning)
         train_dataset = RandomCrops(images, data_arguments.min_crop)
     if data_arguments.eval_data:
-        eval_dataset = load_image_dataset(
-            data_arguments.eval_data, data_arguments.eval_split, data_arguments.max_eval_images
-        )
+        eval_dataset = load_eval_images(data_arguments, processor)
     trainer = trainer_class(
         model=model,
         args=arguments,
@@ -94,6 +98,15 @@ def train(
     return metrics
 
 
+def load_eval_images(arguments: DataArguments, processor: AdaTokImageProcessor) -> Subset:
+    """The evaluation images that can be read, found out before the training; `ValueError` if none can."""
+    images = load_image_dataset(arguments.eval_data, arguments.eval_split, arguments.max_eval_images)
+    rows = [row for row, _, _ in read_images(images, range(len(images)), processor, logger.warning)]
+    if not rows:
+        raise ValueError(f"None of the {len(images)} images of {arguments.eval_data} can be read.")
+    return Subset(images, rows)
+
+
 def quality_rows(metrics: dict[str, float], budgets: list[int]) -> list[dict[str, float]]:
     """The metrics of `ReconstructionTrainer.evaluate` as one row per budget, for the model card."""
     names = [name for name in ("psnr", "lpips") if f"eval_{name}_{budgets[0]}" in metrics]
@@ -105,9 +118,10 @@ def training_facts(trainer: ReconstructionTrainer, data_arguments: DataArguments
     """What the model card says of a finished run."""
     arguments, steps = trainer.args, trainer.state.global_step
     batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    unreadable = int(trainer.train_dataset.dataset.unreadable.sum())
     facts = {
         "data": data_arguments.data_description or "not described",
-        "training images": len(trainer.train_dataset),
+        "training images": len(trainer.train_dataset) - unreadable,
         "steps": steps,
         "images per step": batch_size,
         "images seen": steps * batch_size,

@@ -17,6 +17,7 @@ from adatok_hf.allocation.choice import calibrate_cost_bias, calibrate_threshold
 from adatok_hf.checkpoint import load_checkpoint, model_hash
 from adatok_hf.cli import main
 from adatok_hf.files import whole_folder
+from adatok_hf.model_card import model_card
 
 
 BUDGETS = [4, 8, 16]
@@ -265,11 +266,32 @@ def test_a_folder_without_images_is_one_sentence(calibrate, data, tmp_path):
     assert code == 2 and is_one_sentence(stderr) and f"{data} has no image files" in stderr
 
 
-def test_a_damaged_image_is_one_sentence_that_names_it(calibrate, data, tmp_path):
-    (data / "07.png").write_text("no picture")
+def test_a_damaged_image_is_named_and_left_out(calibrate, data, tmp_path):
+    whole = calibrate(7)[1]
+    (data / "07b.png").write_bytes((data / "07.png").read_bytes()[:60])
+    code, stdout, stderr = calibrate(7, out=tmp_path / "again")
+    assert code == 1 and "07b.png" in stderr and stderr.count("skipped") == 1
+    assert stdout.rpartition(", written")[0] == whole.rpartition(", written")[0]
+
+
+def test_damaged_images_alone_are_one_sentence(calibrate, data, tmp_path):
+    for path in data.iterdir():
+        path.write_text("no picture")
     code, _, stderr = calibrate(7)
-    assert code == 2 and is_one_sentence(stderr) and "07.png" in stderr
+    assert code == 2 and "None of the" in stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_measured_of_the_old_choice_stays_behind(calibrate, checkpoint, tmp_path, tiny_config):
+    rows = [{"budget": 4, "psnr": 17.5}, {"budget": "auto", "mean_budget": 9.5, "psnr": 18.25}]
+    (checkpoint / "metrics.json").write_text(json.dumps({"rows": rows, "training": {"steps": 3}}))
+    card = model_card(tiny_config, "a-model", {"rows": rows}) + "By hand: | chosen by the policy |\n"
+    (checkpoint / "README.md").write_text(card)
+    assert calibrate(7)[0] == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics == {"rows": rows[:1], "training": {"steps": 3}}
+    lines = [line for line in card.splitlines() if "18.25" not in line]
+    assert "18.25" in card and (tmp_path / "out" / "README.md").read_text().splitlines() == lines
 
 
 def test_a_bias_that_is_not_finite_is_never_saved(checkpoint, tmp_path, trained_model, processor):

@@ -9,7 +9,8 @@ from datasets import load_dataset
 from torch import nn
 
 from adatok_hf.allocation import reward_table
-from adatok_hf.allocation.reward_table import RewardTable
+from adatok_hf.allocation.reward_table import RewardTable, build_reward_table
+from adatok_hf.data import ImageFileError
 
 
 def test_values_are_those_of_decoding_one_image_at_one_budget(build, tiny_model, processor, sample_images):
@@ -153,6 +154,28 @@ def test_nan_is_found_and_located(build):
 def test_no_table(tmp_path):
     with pytest.raises(ValueError, match="no reward table"):
         RewardTable.load(tmp_path)
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(build, tmp_path, sample_images, tiny_model, processor):
+    class Damaged(list):
+        def __getitem__(self, row):
+            if row in (1, 4, 5, 6, 7):  # one of the first part, all of the second
+                raise ImageFileError(f"{row}.png is damaged.")
+            return super().__getitem__(row)
+
+    def distance(first, second):
+        return (first - second).abs().mean(dim=(1, 2, 3))
+
+    items = Damaged({"image": image} for image in (sample_images * 3)[:10])
+    arguments, named = (tiny_model, processor, items, distance, tmp_path / "some"), []
+    assert build_reward_table(*arguments, images_per_part=4, warn=named.append) == 5
+    assert named == [f"skipped {row}.png is damaged." for row in (1, 4, 5, 6, 7)]
+    some, whole = RewardTable.load(tmp_path / "some"), RewardTable.load(build())
+    assert len(some) == some.info.num_images == 5
+    rows = [0, 2, 3, 8, 9]
+    assert some.image_hashes == [whole.image_hashes[row] for row in rows]
+    torch.testing.assert_close(some.lpips, whole.lpips[rows])
+    assert build_reward_table(*arguments, images_per_part=4, warn=named.append) == 5  # goes on: nothing is left to do
 
 
 def test_damaged_part(build):

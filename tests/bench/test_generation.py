@@ -42,6 +42,7 @@ def test_the_result_says_what_was_asked(measure):
     assert result["efficiency"] == pytest.approx(result["throughput_ratio"] / result["token_ratio"])
     assert result["static_batch_ratio"] == pytest.approx(speed["static batches"] / speed["full"])
     assert result["generate_ratio"] == pytest.approx(speed["generate, static batches"] / speed["full"])
+    assert result["continuous_batching_ratio"] == pytest.approx(speed["continuous batching"] / speed["full"])
     assert set(result["latency"]) == {"adaptive", "full"} and json.dumps(result)
 
 
@@ -68,12 +69,13 @@ def test_every_way_writes_as_many_codes_as_it_must(generator, tiny_model):
     assert inputs("adaptive") == 4 + 4 * 2 + (3 + 15 + 7 + 3)
     assert inputs("full") == 4 + 4 * 2 + 4 * 15
     assert inputs("static batches") == inputs("generate, static batches") == 4 * 2 + 2 * 15 + 2 * 7
+    assert inputs("continuous batching") >= 4 * 2 + (3 + 15 + 7 + 3)  # it fills up its batches
     assert inputs("adaptive, pixels") == inputs("full, pixels") == 0
 
 
 def test_with_guidance_generate_is_left_out(measure):
     result = measure(guidance_scale=2.0, latency_images=0)
-    assert result["generate_ratio"] is None and result["latency"] is None
+    assert result["generate_ratio"] is result["continuous_batching_ratio"] is result["latency"] is None
     assert "generate" not in format_table(result)
 
 

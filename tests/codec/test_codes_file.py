@@ -13,7 +13,7 @@ from adatok_hf.codec.codes_file import ImageCodes
 from adatok_hf.files import whole_file
 
 
-SUFFIXES = [".safetensors", ".parquet"]
+SUFFIXES = [".safetensors", ".parquet", ".json"]
 
 
 @pytest.fixture
@@ -62,6 +62,43 @@ def test_a_truncated_file_is_refused_in_one_sentence(tmp_path, codes, suffix, ke
         ImageCodes.load(path)
 
 
+def test_a_foreign_json_file_is_refused(tmp_path):
+    for content in ('{"text": "a"}', "[1, 2]", "3"):
+        (tmp_path / "text.json").write_text(content)
+        with pytest.raises(ValueError, match="no adatok-image-codes metadata"):
+            ImageCodes.load(tmp_path / "text.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": "all"}, "images must be given as list"),
+        ({"images": [3]}, "1 to 4 image_codes"),
+        ({"images": [{"image_codes": []}]}, "1 to 4 image_codes"),
+        ({"images": [{"image_codes": [1, 2, 3, 4, 5]}]}, "1 to 4 image_codes"),
+        ({"images": [{"image_codes": [0.5], "height": 1, "width": 1}]}, "whole numbers; got 0.5"),
+        ({"images": [{"image_codes": [True], "height": 1, "width": 1}]}, "whole numbers; got True"),
+        ({"images": [{"image_codes": [10**30], "height": 1, "width": 1}]}, "whole numbers; got 1000"),
+        ({"images": [{"image_codes": [1], "height": 1, "width": 1}]}, "every image has a file_name"),
+        ({"num_latent_tokens": 2**31 - 2}, "announces"),
+        ({"codebook_size": 0}, "codebook_size is 0"),
+    ],
+)
+def test_a_forged_json_file_is_refused(tmp_path, codes, changes, message):
+    path = tmp_path / "codes.json"
+    codes.save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=message) as caught:
+        ImageCodes.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_are_what_a_file_would_hold(tmp_path, codes):
+    for suffix in SUFFIXES:
+        codes.save(tmp_path / f"codes{suffix}")
+        assert codes.to_bytes(suffix) == (tmp_path / f"codes{suffix}").read_bytes()
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_missing_file_is_refused(tmp_path, suffix):
     with pytest.raises(ValueError, match="No codes file at"):
@@ -70,7 +107,7 @@ def test_a_missing_file_is_refused(tmp_path, suffix):
 
 def test_another_ending_is_refused(tmp_path, codes):
     for action in (codes.save, ImageCodes.load):
-        with pytest.raises(ValueError, match=r"must end in \.safetensors or \.parquet; got '.*codes\.pt'"):
+        with pytest.raises(ValueError, match=r"must end in \.safetensors, \.parquet or \.json; got '.*codes\.pt'"):
             action(tmp_path / "codes.pt")
 
 
@@ -135,7 +172,7 @@ def test_codes_out_of_range_in_a_file_are_refused_by_name(tmp_path, codes, suffi
     path = tmp_path / f"codes{suffix}"
     codes.image_codes[1, 0] = 8
     codes.save(path)
-    with pytest.raises(ValueError, match=r"codes\.(safetensors|parquet) is not a valid codes file: .*pad code 8"):
+    with pytest.raises(ValueError, match=r"codes\.(safetensors|parquet|json) is not a valid codes file: .*pad code 8"):
         ImageCodes.load(path)
 
 

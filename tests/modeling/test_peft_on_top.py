@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 
-from adatok_hf.conversion.heads import export_heads
+from adatok_hf import AdaTokModel
+from adatok_hf.conversion.heads import export_heads, import_heads
 
 
 TARGETS = [["qkv_proj"], ["fc1"], "all-linear"]
@@ -85,12 +87,58 @@ def test_merge_and_unload_keeps_the_heads(tiny_model, lora):
     torch.testing.assert_close(pixels(merged), expected, atol=1e-4, rtol=1e-3)
 
 
-def test_an_exported_head_is_refused_with_what_to_call(tmp_path, tiny_model, one_sentence):
+@pytest.mark.parametrize("lora", TARGETS, indirect=True, ids=str)
+@pytest.mark.parametrize("wrap", [True, False], ids=["get_peft_model", "add_adapter"])
+def test_a_saved_adapter_holds_no_heads_and_replaces_none(tmp_path, tiny_model, lora, wrap):
+    other = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            if ".budget_" in name:
+                parameter.fill_(0.5)
+    if wrap:
+        moved(get_peft_model(tiny_model, lora)).save_pretrained(tmp_path)
+    else:
+        tiny_model.add_adapter(lora)
+        moved(tiny_model).save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    assert saved and not any(".budget_" in name for name in saved)
+    heads = {name: tensor for name, tensor in other.state_dict().items() if ".budget_" in name}
+    model = PeftModel.from_pretrained(other, tmp_path).unload()
+    assert heads and all(torch.equal(model.state_dict()[name], tensor) for name, tensor in heads.items())
+
+
+def test_a_model_with_an_adapter_takes_its_state_back(tiny_model, lora):
+    model = moved(get_peft_model(tiny_model, lora))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected = pixels(model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".budget_" not in name:
+                parameter.zero_()
+    model.load_state_dict(state)
+    assert torch.equal(pixels(model), expected)
+
+
+@pytest.mark.parametrize("bias, ending", [("all", ".bias"), ("lora_only", ".base_layer.bias")])
+def test_biases_train_where_the_adapter_says_so(tiny_model, bias, ending):
+    model = get_peft_model(tiny_model, LoraConfig(target_modules=["qkv_proj"], bias=bias))
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    adapter = {name for name, _ in model.named_parameters() if ".default." in name}
+    assert trainable == adapter | {name for name, _ in model.named_parameters() if name.endswith(ending)} > adapter
+
+
+@pytest.mark.parametrize(
+    "load", [PeftModel.from_pretrained, AdaTokModel.load_adapter], ids=["PeftModel", "load_adapter"]
+)
+def test_an_exported_head_is_refused_with_what_to_call(tmp_path, tiny_model, lora, one_sentence, load):
     export_heads(tiny_model, tmp_path / "heads", "someone/a-model")
-    expected = pixels(tiny_model)
-    with one_sentence("import_heads", "budget_0004"):
-        tiny_model.load_adapter(str(tmp_path / "heads" / "budget_0004"))
-    assert torch.equal(pixels(tiny_model), expected)
+    names, expected = list(tiny_model.state_dict()), pixels(tiny_model)
+    with one_sentence("import_heads(model, folder)"):
+        load(tiny_model, str(tmp_path / "heads" / "budget_0004"))
+    assert list(tiny_model.state_dict()) == names and torch.equal(pixels(tiny_model), expected)
+    assert import_heads(tiny_model, tmp_path / "heads" / "budget_0004") == [4]
+    tiny_model.add_adapter(lora)
+    assert tiny_model.active_adapters() == ["default"]
 
 
 def test_an_adapter_under_the_name_of_a_head_is_a_value_error(tiny_model, one_sentence):

@@ -9,7 +9,14 @@ from PIL import Image
 from study_tables import BUDGETS, CANDIDATES, Arguments, make_config, make_table, train
 
 from adatok_hf.study import runs
-from adatok_hf.study.ablations import DYNAMIC_RULES, OTHER_STARTS, candidate_sets, weighting_ablation
+from adatok_hf.study.ablations import (
+    DYNAMIC_RULES,
+    OTHER_STARTS,
+    VIEWS,
+    candidate_sets,
+    see_only,
+    weighting_ablation,
+)
 from adatok_hf.study.arms import HeldOut
 from adatok_hf.study.plots import plot_study
 from adatok_hf.study.policy_study import run_study
@@ -113,6 +120,7 @@ def test_the_ablations_change_what_they_name_and_nothing_else(study):
         *((replace(base, weighting="fixed", fidelity_weight=weight), CANDIDATES) for weight in SWEEP),
         (base, [8, 16]),
         (base, BUDGETS),
+        *[(base, CANDIDATES)] * len(VIEWS),
     ]
     assert [row["candidates"] for row in result["ablations"]["candidates"]] == [2, 4, 8]
     assert [row["arm"] for row in result["ablations"]["weighting"]] == [
@@ -120,6 +128,28 @@ def test_the_ablations_change_what_they_name_and_nothing_else(study):
         *(f"gradient from {start:.2f}" for start in OTHER_STARTS),
         *(f"fixed {weight:.2f}" for weight in SWEEP),
     ]
+
+
+def test_a_policy_that_sees_less_does_worse_unless_it_sees_what_matters(study):
+    """In these tables the first feature tells the need of an image, and so does the size of its file."""
+    result, folder, _ = study
+    views = {row["sees"]: row for row in result["ablations"]["views"]}
+    assert set(views) == set(VIEWS)
+    assert views["latent states"]["ci"][0] > 0 > views["patch states"]["difference"] - 0.01
+    assert abs(views["file size"]["difference"]) < views["latent states"]["difference"]
+    assert "What the policy has to see" in (format_report(result))
+
+
+def test_what_is_hidden_does_not_reach_the_policy(tables):
+    table = tables[1]
+    half = table.features.shape[1] // 2
+    patches, latents = see_only(table, "patch states"), see_only(table, "latent states")
+    assert torch.equal(patches.features + latents.features, table.features)
+    assert not patches.features[:, half:].any() and not latents.features[:, :half].any()
+    assert torch.equal(see_only(table, "file size").lpips, table.lpips)
+    sizes = see_only(table, "file size").features
+    same = table.webp_bytes == table.webp_bytes[0]
+    assert torch.equal(sizes[same], sizes[:1].expand(int(same.sum()), -1))
 
 
 def test_candidate_sets_end_in_the_full_budget_and_do_not_repeat():

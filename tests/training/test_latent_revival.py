@@ -123,3 +123,4 @@ def test_the_trainer_restarts_latent_tokens_after_the_steps_it_is_told(make_trai
     trainer = make_trainer(images=pictures[:4], max_steps=3, revive_latents_steps=[2])
     trainer.train()
     assert [entry["step"] for entry in trainer.state.log_history if "revived_latents" in entry] == [2]
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tiny_recipe import RECIPE
 from transformers import AutoImageProcessor, AutoModel
 
+from adatok_hf.files import sole_user
 from adatok_hf.training import train_tokenizer as tokenizer
 
 
@@ -145,3 +146,34 @@ def test_missing_training_data(run, tmp_path, one_sentence):
 def test_missing_lpips_weights(run, tmp_path, one_sentence):
     with one_sentence(str(tmp_path / "train")):
         run("--perceptual_weight", "1", "--weights_dir", str(tmp_path / "train"))
+
+
+def test_damaged_images_are_named_and_the_training_goes_on(run, tmp_path, caplog):
+    for folder in ("train", "validation"):
+        path = tmp_path / folder / "picture-01.png"
+        path.write_bytes(path.read_bytes()[:60])
+    metrics = run()
+    facts = json.loads((tmp_path / "out" / "metrics.json").read_text())["training"]
+    assert facts["training images"] == 9 and facts["quality measured on"].startswith("4 images")
+    assert "eval_psnr_16" in metrics
+    assert all(f"skipped {tmp_path / folder / 'picture-01.png'}" in caplog.text for folder in ("train", "validation"))
+
+
+def test_evaluation_images_that_all_are_damaged_stop_before_the_training(run, tmp_path, one_sentence):
+    for path in (tmp_path / "validation").iterdir():
+        path.write_text("no picture")
+    with one_sentence("None of the 5 images", str(tmp_path / "validation")):
+        run()
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_one_image_is_enough(run, tmp_path):
+    for path in sorted((tmp_path / "train").iterdir())[1:]:
+        path.unlink()
+    assert "eval_psnr_16" in run("--revive_latents_steps", "2")
+
+
+def test_two_runs_in_one_folder_are_one_too_many(run, tmp_path, one_sentence):
+    with sole_user(tmp_path / "out"), one_sentence("Another run", str(tmp_path / "out")):
+        run()
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,79 @@
+"""`adatok evaluate-generation`: quality of generated images."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import prepare_folder, say
+from .options import AUTO, DataOption, DeviceOption, MaxImagesOption, parse_names, parse_numbers
+
+
+def evaluate_generation(
+    context: typer.Context,
+    generator: Annotated[
+        str, typer.Option(metavar="PATH_OR_REPO", help="A pipeline, or a generator of `adatok train generator`.")
+    ],
+    data: DataOption,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results.json and finished parts go.")],
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "validation",
+    budgets: Annotated[
+        str, typer.Option(metavar="auto,N...", help="Budgets as drawn, and candidates for all images.")
+    ] = AUTO,
+    guidance_scale: Annotated[float, typer.Option(help="Above 1 the class shows more; 1 is none.")] = 1.0,
+    guidance_schedule: Annotated[
+        str, typer.Option(metavar="constant|linear", help="Linear begins at 1.")
+    ] = "constant",
+    temperature: Annotated[float, typer.Option(help="Less is less varied; 0 takes the likeliest.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Draw among so many likeliest codes; 0 for all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw among codes of that probability together.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Image i gets seed + i.")] = 0,
+    max_images: MaxImagesOption = None,
+    kid_subset_size: Annotated[int, typer.Option(min=2, help="Images of a subset in KID.")] = 1000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images written together.")] = 64,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="PATH_OR_REPO", help="Tokenizer of a generator; the embedded one if not given."),
+    ] = None,
+    weights_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with Inception; else ADATOK_WEIGHTS_DIR.")
+    ] = None,
+    device: DeviceOption = None,
+):
+    """
+    Measure a generator: gFID and KID against real images, and how often a linear classifier sees the class that was
+    asked for. A run that was cut off goes on where it stopped. The last line of the output is one JSON object.
+    """
+    import torch
+    from transformers.utils import logging
+
+    from ..data import load_image_dataset
+    from ..evaluation.generation import GenerationSettings, format_table
+    from ..evaluation.generation import evaluate_generation as evaluate
+    from ..generation.load_pipeline import load_pipeline
+    from ..metrics.inception import load_inception
+
+    chosen = [AUTO if name == AUTO else parse_numbers(name, "--budgets")[0] for name in parse_names(budgets)]
+    settings = GenerationSettings(
+        budgets=tuple(chosen),
+        guidance_scale=guidance_scale,
+        guidance_schedule=guidance_schedule,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        batch_size=batch_size,
+        kid_subset_size=kid_subset_size,
+    )
+    prepare_folder(out)
+    logging.disable_progress_bar()
+    pipe = load_pipeline(generator, model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    images = load_image_dataset(data, split, max_images)
+    facts = {"generator": generator, "data": data, "split": split, "command": shlex.join(["adatok", *context.obj])}
+    report = evaluate(pipe, images, out, settings, load_inception(weights_dir), facts=facts, warn=say)
+    typer.echo(format_table(report))
+    typer.echo(json.dumps({name: report[name] for name in ("num_images", "real_class_accuracy", "rows")}))
+    if report["skipped_images"]:
+        raise typer.Exit(1)

@@ -1,0 +1,290 @@
+"""Quality of generated images: gFID, KID and how often a classifier sees the class that was asked for."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ..checkpoint import model_hash
+from ..codec.tokenize_dataset import labels_of
+from ..data import ImageFileError
+from ..files import read_json, whole_file, write_json
+from ..metrics.images import to_uint8
+from ..metrics.inception import MIN_IMAGES, FeatureStatistics, frechet_distance, kernel_distance
+from ..tables import align_columns
+from .evaluate import AUTO, library_versions
+
+
+KID_SEED = 2020
+RECONSTRUCTIONS = "reconstructions"
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """
+    How images are generated and judged.
+
+    Args:
+        budgets (`tuple[int | str, ...]`, *optional*): Candidate budgets for all images, and `"auto"` for those that
+            the generator draws. A row of the report for each.
+        guidance_scale, guidance_schedule, temperature, top_k, top_p: See [`CodeSampler`].
+        seed (`int`, *optional*, defaults to 0): Image i is drawn by the seed + i, at every budget.
+        batch_size (`int`, *optional*, defaults to 64): Images written together.
+        kid_subset_size (`int`, *optional*, defaults to 1000): Images of a subset in KID.
+        images_per_part (`int`, *optional*, defaults to 512): How many images are measured between two saves.
+    """
+
+    budgets: tuple[int | str, ...] = (AUTO,)
+    guidance_scale: float = 1.0
+    guidance_schedule: str = "constant"
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    batch_size: int = 64
+    kid_subset_size: int = 1000
+    images_per_part: int = 512
+
+    def sampling(self) -> dict:
+        """The arguments of the pipeline."""
+        names = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "batch_size")
+        return {name: getattr(self, name) for name in names}
+
+
+def evaluate_generation(
+    pipe,
+    dataset: Dataset,
+    out: str | Path,
+    settings: GenerationSettings,
+    inception: torch.nn.Module,
+    *,
+    facts: dict | None = None,
+    warn: Callable[[str], object] = print,
+    min_images: int = MIN_IMAGES,
+) -> dict:
+    """
+    Generates as many images as there are real ones, of the same classes, and compares the two sets. What an earlier
+    run that was cut off has left in the folder is used.
+
+    Args:
+        pipe ([`AdaTokPipeline`]): Generates.
+        dataset (`Dataset`): Real images, see [`~adatok_hf.data.load_image_dataset`]. Their classes must be classes of
+            the generator, by name; without classes, images of any class are generated.
+        out (`str` or `Path`): Folder of `results.json`; made if need be.
+        settings ([`GenerationSettings`]): How.
+        inception (`torch.nn.Module`): Features of uint8 images, see [`~adatok_hf.metrics.inception.load_inception`].
+        facts (`dict`, *optional*): What else the report shall say.
+        warn (`Callable`, *optional*): Takes a sentence about each image that cannot be read, which is skipped.
+        min_images (`int`, *optional*, defaults to 2048): Refuse fewer.
+
+    Returns:
+        `dict`: under `rows`, for `reconstructions` of the real images by the tokenizer, which no generator beats by
+        much, and for each budget: `gfid`, `kid` with `kid_std`, `class_accuracy` in 0..1 (`None` without classes),
+        `mean_budget`, `n`. `real_class_accuracy` is that of the classifier on real images: a linear one on Inception
+        features, fitted to every other real image and measured on the rest.
+
+    Raises:
+        `ValueError`: for too few images, a budget that is no candidate, classes that the generator does not know, or a
+            folder with another evaluation.
+    """
+    candidates = list(pipe.vocabulary.budgets)
+    for budget in settings.budgets:
+        if budget != AUTO and budget not in candidates:
+            raise ValueError(f"The generator knows the budgets {candidates} and auto; got {budget}.")
+    if len(dataset) < min_images:
+        raise ValueError(f"gFID needs at least {min_images:,} images; got {len(dataset):,}: name more.")
+    units = _Units(pipe, dataset, Path(out), settings, inception.to(pipe.device), warn)
+    real = units.load("real")
+    labels = real["labels"]
+    statistics = _statistics(real["features"])
+    classifier = _LinearClassifier(real["features"][::2], labels[::2]) if units.has_classes else None
+    rows = []
+    for unit in (RECONSTRUCTIONS, *settings.budgets):
+        found = units.load(unit)
+        kid, kid_std = kernel_distance(
+            real["features"], found["features"], subset_size=settings.kid_subset_size, seed=KID_SEED
+        )
+        rows.append(
+            {
+                "images": unit,
+                "mean_budget": found["budgets"].double().mean().item(),
+                "gfid": frechet_distance(statistics, _statistics(found["features"]), min_images=min_images),
+                "kid": kid,
+                "kid_std": kid_std,
+                "class_accuracy": classifier and classifier.accuracy(found["features"], labels),
+                "n": len(found["features"]),
+            }
+        )
+    report = (facts or {}) | {
+        "settings": asdict(settings) | {"budgets": list(settings.budgets)},
+        "num_images": len(labels),
+        "skipped_images": len(dataset) - len(labels),
+        "real_class_accuracy": classifier and classifier.accuracy(real["features"][1::2], labels[1::2]),
+        "versions": library_versions(),
+        "rows": rows,
+    }
+    write_json(Path(out) / "results.json", report)
+    return report
+
+
+class _Units:
+    """Features of the real images, of their reconstructions and of the images of a budget, measured part by part."""
+
+    def __init__(self, pipe, dataset, out: Path, settings: GenerationSettings, inception, warn):
+        self.pipe, self.dataset, self.settings, self.inception, self.warn = pipe, dataset, settings, inception, warn
+        self.folder = out / "parts"
+        numbers, names = labels_of(dataset)
+        self.has_classes = bool(pipe.class_names)
+        if self.has_classes:
+            unknown = [name for name in names if name not in pipe.class_names]
+            if unknown or None in numbers:
+                what = f"the class {unknown[0]!r}" if unknown else "images without a class"
+                raise ValueError(f"The generator knows {len(pipe.class_names)} classes, but the data has {what}.")
+        numbers = [pipe.class_names.index(names[number]) if self.has_classes else -1 for number in numbers]
+        self.numbers = torch.tensor(numbers)
+        self._claim_folder()
+
+    def _claim_folder(self):
+        """Refuses to mix two evaluations in one folder."""
+        weights = hashlib.sha256()
+        for name, tensor in sorted(self.pipe.transformer.state_dict().items()):
+            weights.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+        settings = asdict(self.settings)
+        del settings["budgets"], settings["kid_subset_size"], settings["batch_size"]  # change no feature
+        identity = {
+            "tokenizer": model_hash(self.pipe.image_tokenizer),
+            "generator": weights.hexdigest(),
+            "num_images": len(self.dataset),
+            "labels": hashlib.sha256(self.numbers.numpy().tobytes()).hexdigest(),
+            **settings,
+        }
+        path = self.folder / "evaluation.json"
+        if path.is_file():
+            if read_json(path) != json.loads(json.dumps(identity)):
+                raise ValueError(f"{self.folder} holds an evaluation of something else; name another --out.")
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, identity)
+
+    def load(self, unit: int | str) -> dict[str, torch.Tensor]:
+        """The columns of a unit: `features`, `budgets` where there are any, and `labels` of real images."""
+        parts = []
+        count = len(self.dataset if unit == "real" else self.load_rows())
+        with tqdm(total=count, desc=f"Features of {unit}", unit="image", disable=None) as progress:
+            size = self.settings.images_per_part
+            for start in range(0, count, size):
+                rows = range(start, min(start + size, count))
+                path = self.folder / f"{unit}-{start:06d}.safetensors"
+                if not path.is_file():
+                    columns = self._measure(unit, rows)
+                    with whole_file(path) as temporary:
+                        save_file({name: value.contiguous() for name, value in columns.items()}, temporary)
+                parts.append(load_file(path))
+                progress.update(len(rows))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def load_rows(self) -> torch.Tensor:
+        """Rows of the data whose images could be read, in order."""
+        paths = sorted(self.folder.glob("real-*.safetensors"))
+        return torch.cat([load_file(path)["rows"] for path in paths])
+
+    @torch.inference_mode()
+    def _measure(self, unit: int | str, rows: range) -> dict[str, torch.Tensor]:
+        if unit == "real":
+            return self._measure_real(rows)
+        batches = self._reconstruct(rows) if unit == RECONSTRUCTIONS else self._generate(unit, rows)
+        features, budgets = zip(*((self.inception(to_uint8(pixels)), kept) for pixels, kept in batches))
+        return {"features": torch.cat(features).cpu(), "budgets": torch.cat(budgets).cpu()}
+
+    def _measure_real(self, rows: range) -> dict[str, torch.Tensor]:
+        read, features = [], []
+        for row in rows:
+            try:
+                pixel_values = self._pixel_values(row)
+            except ValueError as error:
+                self.warn(f"skipped: {error}")
+                continue
+            read.append(row)
+            features.append(self.inception(to_uint8(pixel_values).to(self.pipe.device)).cpu())
+        if not read:
+            raise ImageFileError(f"None of the images {rows.start} to {rows.stop - 1} of the data could be read.")
+        return {"features": torch.cat(features), "rows": torch.tensor(read), "labels": self.numbers[read]}
+
+    def _pixel_values(self, row: int) -> torch.Tensor:
+        return self.pipe.image_processor(self.dataset[row]["image"], return_tensors="pt")["pixel_values"]
+
+    def _reconstruct(self, rows: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for some in self.load_rows()[rows.start : rows.stop].split(32):
+            pixel_values = torch.cat([self._pixel_values(row) for row in some.tolist()])
+            output = self.pipe.image_tokenizer(pixel_values.to(self.pipe.device))
+            yield output.pixel_values, output.budgets
+
+    def _generate(self, budget: int | str, rows: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Images by the seeds of their places, so that neither parts nor batches matter."""
+        labels = self.numbers[self.load_rows()[rows.start : rows.stop]].tolist()
+        self.pipe.set_progress_bar_config(disable=True)
+        output = self.pipe(
+            labels if self.has_classes else [None] * len(labels),
+            budget=None if budget == AUTO else budget,
+            generator=[torch.Generator().manual_seed(self.settings.seed + row) for row in rows],
+            output_type="pt",
+            **self.settings.sampling(),
+        )
+        yield from zip(output.images.split(32), output.budgets.split(32))
+
+
+def _statistics(features: torch.Tensor) -> FeatureStatistics:
+    statistics = FeatureStatistics(feature_size=features.shape[1])
+    statistics.update(features)
+    return statistics
+
+
+class _LinearClassifier:
+    """Multinomial regression on standardised features, with weight decay, by L-BFGS."""
+
+    def __init__(self, features: torch.Tensor, labels: torch.Tensor, weight_decay: float = 0.1):
+        self.mean, self.deviation = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
+        inputs, width = self._standardise(features), features.shape[1]
+        self.layer = torch.nn.Linear(width, int(labels.max()) + 1)
+        torch.nn.init.zeros_(self.layer.weight)
+        torch.nn.init.zeros_(self.layer.bias)
+        optimizer = torch.optim.LBFGS(self.layer.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+        def closure():
+            optimizer.zero_grad()
+            penalty = weight_decay / 2 * self.layer.weight.square().sum() / len(labels) * width**0.5
+            loss = torch.nn.functional.cross_entropy(self.layer(inputs), labels) + penalty
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    def _standardise(self, features: torch.Tensor) -> torch.Tensor:
+        return (features - self.mean) / self.deviation
+
+    @torch.no_grad()
+    def accuracy(self, features: torch.Tensor, labels: torch.Tensor) -> float:
+        """Share of the images whose class is found, in 0..1."""
+        return (self.layer(self._standardise(features)).argmax(dim=1) == labels).double().mean().item()
+
+
+def format_table(report: dict) -> str:
+    """Lays a report out as plain text."""
+    lines = [["images", "mean budget", "gFID", "KID", "class accuracy", "n"]]
+    for row in report["rows"]:
+        accuracy = "-" if row["class_accuracy"] is None else f"{row['class_accuracy']:.1%}"
+        line = [str(row["images"]), f"{row['mean_budget']:.2f}", f"{row['gfid']:.2f}", f"{row['kid']:.5f}", accuracy]
+        lines.append([*line, str(row["n"])])
+    table = align_columns(lines)
+    if report["real_class_accuracy"] is not None:
+        table += f"\nThe classifier finds the class of {report['real_class_accuracy']:.1%} of real images."
+    return table
+
+
+__all__ = ["GenerationSettings", "evaluate_generation", "format_table"]

@@ -1,0 +1,409 @@
+"""Whether an adaptive tokenizer beats one of fixed length: every arm trained from random weights, equally long."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..allocation.reward_table import RewardTable, build_reward_table
+from ..checkpoint import load_checkpoint
+from ..data import load_image_dataset
+from ..files import read_json, sole_user, write_json
+from ..metrics.perceptual import load_lpips
+from ..modeling import AdaTokModel
+from ..tables import align_columns
+from ..training.policy_arguments import ARGUMENT_CLASSES as POLICY_ARGUMENTS
+from ..training.recipe import checkpoint_to_resume, parse_recipe
+from ..training.tokenizer_arguments import ARGUMENT_CLASSES
+from ..training.tokenizer_trainer import ReconstructionTrainer
+from ..training.train_policy import train_policy
+from ..training.train_tokenizer import train
+from .arms import Arm, HeldOut
+from .runs import scores_of
+from .statistics import interval, resampled_means
+
+
+RESULT_NAME = "fixed.json"
+SPEED_NAME = "speed.json"  # of an arm that is finished
+ADAPTIVE, NO_HEADS, SHARED_HEAD, TWO_HEADS, FIXED_MEAN, FIXED_FULL = NAMES = (
+    "adaptive",
+    "no heads",
+    "shared head",
+    "two heads",
+    "fixed at the mean",
+    "fixed at the full length",
+)
+POLICY, UNIFORM, ORACLE = "adaptive, policy", "adaptive, one budget for all", "adaptive, oracle"
+
+
+class ArmTrainer(ReconstructionTrainer):
+    """
+    Trains an arm by the recipe, and exports its averaged weights on the way too.
+
+    Attributes:
+        shares (`tuple[float, ...]`): Shares of the training at which weights are exported, into `at-STEP` beside it.
+    """
+
+    shares: tuple[float, ...] = ()
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.add_callback(_ExportOnTheWay(self))
+
+
+class NoHeadsTrainer(ArmTrainer):
+    """The heads stay without effect."""
+
+    def _freeze(self, model: AdaTokModel, args):
+        super()._freeze(model, args)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.requires_grad_(False)
+
+
+class FixedTrainer(NoHeadsTrainer):
+    """Every image keeps all codes, always."""
+
+    def _draw_choice(self, batch_size: int) -> dict[str, torch.Tensor]:
+        full = self.model.config.num_latent_tokens
+        return {"budgets": torch.full((batch_size,), full, device=self.args.device)}
+
+
+class _ExportOnTheWay(TrainerCallback):
+    def __init__(self, trainer: ArmTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in steps_of(state.max_steps, self.trainer.shares) and state.is_world_process_zero:
+            self.trainer.export(str(Path(args.output_dir) / f"at-{state.global_step}"), {})
+
+
+def steps_of(max_steps: int, shares: Sequence[float]) -> list[int]:
+    """The steps that shares of a training stand for."""
+    return [round(share * max_steps) for share in shares]
+
+
+@dataclass(frozen=True)
+class FixedStudySettings:
+    """
+    What must be alike for two runs to be compared; see [`run_fixed_study`].
+
+    Args:
+        recipe (`str`): Of the tokenizer: name or YAML file. All arms follow it.
+        train_data, eval_data (`str`): Images, as for [`~adatok_hf.data.load_image_dataset`].
+        fixed_budget (`int`): Length of the fixed tokenizer, and the mean at which all are compared.
+        overrides (`tuple[str, ...]`, *optional*): Of the recipe, as on a command line.
+        policy_recipe (`str`, *optional*, defaults to `"tiny-64"`): Recipe of the policy.
+        seeds (`int`, *optional*, defaults to 2): Trainings of each arm.
+        policy_images (`int`, *optional*, defaults to 4096): Training images that the policy learns from.
+        eval_images (`int`, *optional*, defaults to 2048): Held-out images, evenly spread.
+        shares (`tuple[float, ...]`, *optional*): Shares of the training at which the arms are measured too.
+    """
+
+    recipe: str
+    train_data: str
+    eval_data: str
+    fixed_budget: int
+    overrides: tuple[str, ...] = ()
+    policy_recipe: str = "tiny-64"
+    seeds: int = 2
+    policy_images: int = 4096
+    eval_images: int = 2048
+    shares: tuple[float, ...] = (0.25, 0.5)
+
+    def __post_init__(self):
+        for name, least in (("seeds", 1), ("policy_images", 80), ("eval_images", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}; got {getattr(self, name)}.")
+        if not all(0 < share < 1 for share in self.shares):
+            raise ValueError(f"shares must lie between 0 and 1; got {list(self.shares)}.")
+
+
+def arm_arguments(settings: FixedStudySettings, arm: str, seed: int, folder: Path) -> tuple:
+    """
+    The arguments of [`~adatok_hf.training.train_tokenizer.train`] for an arm, and the trainer of it.
+
+    Raises:
+        `ValueError`: if the recipe does not fit, or `fixed_budget` is no candidate below the full length.
+    """
+    model, data, training = parse_recipe("tokenizer", settings.recipe, settings.overrides, ARGUMENT_CLASSES)
+    budgets, full = model.budgets, model.num_latent_tokens
+    if not budgets or settings.fixed_budget not in budgets[:-1]:
+        raise ValueError(
+            f"fixed_budget must be a candidate below the full length, of {budgets}; got {settings.fixed_budget}."
+        )
+    changes, trainer = {}, ArmTrainer
+    if arm == NO_HEADS:
+        trainer = NoHeadsTrainer
+    elif arm == SHARED_HEAD:
+        scale = len(budgets)
+        changes = {"budgets": [full], "lora_rank": scale * model.lora_rank, "lora_alpha": scale * model.lora_alpha}
+    elif arm == TWO_HEADS:
+        changes = {"budgets": [settings.fixed_budget, full]}
+    elif arm == FIXED_MEAN:
+        changes, trainer = (
+            {"budgets": [settings.fixed_budget], "num_latent_tokens": settings.fixed_budget},
+            FixedTrainer,
+        )
+    elif arm == FIXED_FULL:
+        changes, trainer = {"budgets": [full]}, FixedTrainer
+    elif arm != ADAPTIVE:
+        raise ValueError(f"An arm must be one of {', '.join(NAMES)}; got {arm!r}.")
+    data = replace(data, train_data=settings.train_data, eval_data=None)
+    training.output_dir, training.seed, training.eval_strategy = str(folder), seed, "no"
+    training.training_budgets = None if trainer is FixedTrainer else budgets
+    trainer = type(trainer.__name__, (trainer,), {"shares": settings.shares})
+    return replace(model, **changes), data, training, trainer
+
+
+def run_fixed_study(
+    settings: FixedStudySettings,
+    out: str | Path,
+    arms: Sequence[str] = NAMES,
+    weights_dir: str | Path | None = None,
+    resamples: int = 2000,
+) -> dict:
+    """
+    Trains the arms from random weights on the same images in the same order, measures them on the same held-out images
+    and compares them at one mean budget. What was cut off goes on; processes that are started for different `arms`
+    work side by side, and a last one over all arms puts their results together.
+
+    The arms: the tokenizer of the recipe with its heads (`"adaptive"`), the same without heads, with one head of as
+    many parameters, with heads for only two budgets; and without nested masking and heads, at the mean length and at
+    the full one.
+
+    Args:
+        settings ([`FixedStudySettings`]): What to do.
+        out (`str` or `Path`): Folder.
+        arms (`Sequence[str]`, *optional*): Those to train and compare.
+        weights_dir (`str` or `Path`, *optional*): Folder with the LPIPS weights.
+        resamples (`int`, *optional*, defaults to 2000): Draws of the bootstrap.
+
+    Returns:
+        `dict`: what `out/fixed.json` holds: `settings`, `n` (held-out images), `trainings` with `arm`, `seed`, `steps`
+        and `cpu_seconds_per_step`, and `rows`. Each has `arm`, `share` of the training, `budget` (the mean or the full
+        length), `mean_budget`, `lpips`, `psnr`, means over images and seeds, and the difference of both to the fixed
+        tokenizer of that length on the same images, with 95 % bootstrap intervals over images and the differences of
+        each seed: `lpips_minus_fixed`, `ci`, `by_seed`, `psnr_minus_fixed`, `psnr_ci`; `None` for the fixed one
+        itself, or without it. `groups` has the LPIPS differences at the end and at the mean by kind of image.
+
+    Raises:
+        `ValueError`: for settings that do not fit, an unknown arm, and a folder that holds another study.
+
+    Source: the test that the referee of huggingface.co/papers/2606.07185 asked for.
+    """
+    out = Path(out)
+    _claim(out, settings)
+    lpips = load_lpips("alex", weights_dir)
+    held_out = load_image_dataset(settings.eval_data, "validation", settings.eval_images)
+    tables: dict[tuple[str, float], list[RewardTable]] = {}
+    scores: dict[float, list[torch.Tensor]] = {}
+    trainings = []
+    for seed in range(settings.seeds):
+        for arm in arms:
+            folder = out / f"{arm.replace(' ', '-')}-{seed}"
+            model_arguments, data, training, trainer = arm_arguments(settings, arm, seed, folder)
+            training.weights_dir = training.weights_dir or (weights_dir and str(weights_dir))
+            _train(model_arguments, data, training, trainer)
+            speed = read_json(folder / SPEED_NAME)
+            trainings.append({"arm": arm, "seed": seed, "steps": training.max_steps, **speed})
+            budgets = training.training_budgets or model_arguments.budgets
+            steps = dict(zip(settings.shares, steps_of(training.max_steps, settings.shares)))
+            for share in (*settings.shares, 1.0):
+                checkpoint = folder if share == 1 else folder / f"at-{steps[share]}"
+                table = _measure(checkpoint, held_out, budgets, lpips, settings.eval_data)
+                tables.setdefault((arm, share), []).append(table)
+                if arm == ADAPTIVE:
+                    scores.setdefault(share, []).append(_scores(checkpoint, table, settings, lpips))
+    rows, groups = compare(tables, scores, settings, resamples)
+    result = {
+        "settings": asdict(settings) | {"overrides": list(settings.overrides), "shares": list(settings.shares)},
+        "n": len(held_out),
+        "trainings": trainings,
+        "rows": rows,
+        "groups": groups,
+    }
+    write_json(out / RESULT_NAME, result)
+    return result
+
+
+def _claim(out: Path, settings: FixedStudySettings):
+    """Refuses to mix two studies in one folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    path, wanted = out / "settings.json", json.loads(json.dumps(asdict(settings)))
+    if not path.is_file():
+        write_json(path, wanted)
+    for name, found in read_json(path).items():
+        if found != wanted[name]:
+            raise ValueError(
+                f"{out} holds another study: {name} is {found} there and {wanted[name]} here. Name another --out."
+            )
+
+
+def _train(model_arguments, data, training, trainer: type[ArmTrainer]):
+    """Trains an arm unless it is finished, and notes how much time of the processor a step takes."""
+    folder = Path(training.output_dir)
+    with sole_user(folder):
+        if (folder / SPEED_NAME).is_file():
+            return
+        resumed = checkpoint_to_resume(training)
+        done = TrainerState.load_from_json(f"{resumed}/{TRAINER_STATE_NAME}").global_step if resumed else 0
+        steps = training.max_steps - done
+        start = time.process_time()
+        train(model_arguments, data, training, trainer)
+        seconds = (time.process_time() - start) / steps if steps else None
+        write_json(folder / SPEED_NAME, {"cpu_seconds_per_step": seconds})
+
+
+def _measure(checkpoint: Path, images: Dataset, budgets: Sequence[int], lpips, name: str) -> RewardTable:
+    """Quality of all images at all budgets, in a table beside the weights."""
+    model, processor = load_checkpoint(checkpoint)
+    folder = checkpoint / "held-out"
+    build_reward_table(model, processor, images, lpips, folder, budgets=budgets, data_name=name)
+    return RewardTable.load(folder, model)
+
+
+def _scores(checkpoint: Path, table: RewardTable, settings: FixedStudySettings, lpips) -> torch.Tensor:
+    """What a policy, trained on training images, says of the held-out ones."""
+    model, processor = load_checkpoint(checkpoint)
+    images = load_image_dataset(settings.train_data, "train", settings.policy_images)
+    build_reward_table(model, processor, images, lpips, checkpoint / "training", data_name=settings.train_data)
+    quiet = [
+        "--save_strategy",
+        "no",
+        "--disable_tqdm",
+        "true",
+        "--log_level",
+        "error",
+        "--output_dir",
+        str(checkpoint),
+    ]
+    _, arguments = parse_recipe("policy", settings.policy_recipe, quiet, POLICY_ARGUMENTS)
+    learned = train_policy(RewardTable.load(checkpoint / "training", model), model.config, arguments)
+    return scores_of(learned.policy, table)
+
+
+def compare(
+    tables: dict[tuple[str, float], list[RewardTable]],
+    scores: dict[float, list[torch.Tensor]],
+    settings: FixedStudySettings,
+    resamples: int = 2000,
+) -> tuple[list[dict], list[dict]]:
+    """
+    Puts measured arms beside the fixed tokenizers.
+
+    Args:
+        tables (`dict`): By arm and share of the training, the held-out table of each seed.
+        scores (`dict`): By share, the scores of the adaptive arm's policies, one for each seed.
+        settings ([`FixedStudySettings`]): Gives the mean.
+        resamples (`int`, *optional*, defaults to 2000): Draws of the bootstrap.
+
+    Returns:
+        `tuple[list[dict], list[dict]]`: `rows` and `groups` of [`run_fixed_study`].
+    """
+    mean, rows, groups = settings.fixed_budget, [], []
+    for share in (*settings.shares, 1.0):
+        found = {arm: parts for (arm, at), parts in tables.items() if at == share}
+        at_mean: dict[str, list[Arm]] = {}
+        at_full: dict[str, list[Arm]] = {}
+        for arm, parts in found.items():
+            held = [HeldOut(table, table.info.budgets) for table in parts]
+            if arm == ADAPTIVE:
+                at_mean[POLICY] = [one.at_mean([score], mean) for one, score in zip(held, scores[share])]
+                at_mean[ORACLE] = [one.at_mean([one.fidelity(0.0)], mean) for one in held]
+            if arm != FIXED_FULL:
+                at_mean[UNIFORM if arm == ADAPTIVE else arm] = [one.uniform(mean) for one in held]
+            if arm != FIXED_MEAN:
+                full = held[0].budgets[-1]
+                at_full[UNIFORM if arm == ADAPTIVE else arm] = [one.uniform(full) for one in held]
+        for budget, arms, fixed in (("mean", at_mean, FIXED_MEAN), ("full", at_full, FIXED_FULL)):
+            rows += [
+                {"share": share, "budget": budget} | row for row in _rows(arms, arms.get(fixed), fixed, resamples)
+            ]
+        if share == 1.0 and FIXED_MEAN in at_mean:
+            kinds = np.array(next(iter(found.values()))[0].groups)
+            groups = _groups(at_mean, kinds, resamples)
+    return rows, groups
+
+
+def _rows(arms: dict[str, list[Arm]], fixed: list[Arm] | None, fixed_name: str, resamples: int) -> list[dict]:
+    rows = []
+    for name, seeds in arms.items():
+        row = {"arm": name, "seeds": len(seeds)}
+        row |= {key: float(np.mean([one.point()[key] for one in seeds])) for key in ("mean_budget", "lpips", "psnr")}
+        row |= dict.fromkeys(("lpips_minus_fixed", "ci", "by_seed", "psnr_minus_fixed", "psnr_ci"))
+        if fixed is not None and name != fixed_name:
+            differences = {key: _difference(seeds, fixed, key) for key in ("lpips", "psnr")}
+            sampled = resampled_means({key: values.mean(axis=0) for key, values in differences.items()}, resamples)
+            row |= {
+                "lpips_minus_fixed": float(differences["lpips"].mean()),
+                "ci": interval(sampled["lpips"]),
+                "by_seed": differences["lpips"].mean(axis=1).tolist(),
+                "psnr_minus_fixed": float(differences["psnr"].mean()),
+                "psnr_ci": interval(sampled["psnr"]),
+            }
+        rows.append(row)
+    return rows
+
+
+def _difference(arm: list[Arm], other: list[Arm], key: str) -> np.ndarray:
+    """`(seeds, images)`: an arm's measure minus the other's of the same seed on the same image."""
+    return np.stack([getattr(one, key) - getattr(two, key) for one, two in zip(arm, other)])
+
+
+def _groups(arms: dict[str, list[Arm]], kinds: np.ndarray, resamples: int) -> list[dict]:
+    fixed, groups = arms[FIXED_MEAN], []
+    for name in (POLICY, UNIFORM):
+        if name not in arms:
+            continue
+        difference = _difference(arms[name], fixed, "lpips").mean(axis=0)
+        for kind in sorted(set(kinds.tolist())):
+            values = difference[kinds == kind]
+            ci = interval(resampled_means({"": values}, resamples)[""])
+            mean_budget = float(np.mean([one.budgets[kinds == kind].mean() for one in arms[name]]))
+            groups.append(
+                {
+                    "arm": name,
+                    "group": kind,
+                    "n": len(values),
+                    "mean_budget": mean_budget,
+                    "lpips_minus_fixed": float(values.mean()),
+                    "ci": ci,
+                }
+            )
+    return groups
+
+
+def format_fixed_table(result: dict) -> str:
+    """Lays out what [`run_fixed_study`] gives as plain text."""
+    lines = [("arm", "share", "budget", "mean", "PSNR (dB)", "LPIPS", "LPIPS minus fixed", "PSNR minus fixed")]
+    for row in result["rows"]:
+        lpips = psnr = "-"
+        if row["ci"] is not None:
+            lpips = f"{row['lpips_minus_fixed']:+.4f} [{row['ci'][0]:+.4f}, {row['ci'][1]:+.4f}]"
+            psnr = f"{row['psnr_minus_fixed']:+.2f} [{row['psnr_ci'][0]:+.2f}, {row['psnr_ci'][1]:+.2f}]"
+        line = (row["arm"], f"{row['share']:g}", row["budget"], f"{row['mean_budget']:.1f}")
+        lines.append((*line, f"{row['psnr']:.2f}", f"{row['lpips']:.4f}", lpips, psnr))
+    return (
+        f"{align_columns(lines)}\n\nMeans over {result['n']} held-out images and the seeds; differences to the fixed "
+        "tokenizer of that length, paired by image and seed, 95 % bootstrap intervals over images."
+    )
+
+
+__all__ = [
+    "ArmTrainer",
+    "FixedStudySettings",
+    "FixedTrainer",
+    "NoHeadsTrainer",
+    "arm_arguments",
+    "compare",
+    "format_fixed_table",
+    "run_fixed_study",
+]

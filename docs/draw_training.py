@@ -1,0 +1,57 @@
+"""
+Draws the curves of trainings from what their checkpoints have logged:
+`python docs/draw_training.py tiny-64=outputs/tiny-64 tiny-128=outputs/tiny-128`.
+"""
+
+import sys
+from pathlib import Path
+
+from adatok_hf.files import read_json, write_json
+from adatok_hf.plotting import new_figure
+
+
+DOCS = Path(__file__).parent
+DATA = DOCS / "training.json"  # what is drawn; without arguments it is drawn again
+
+
+def read_history(run: Path) -> list[dict]:
+    """What the newest checkpoint of a run has logged."""
+    checkpoints = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    return read_json(checkpoints[-1] / "trainer_state.json")["log_history"]
+
+
+def curves(history: list[dict], images_per_step: int) -> dict[str, list]:
+    """Images seen against reconstruction loss, and against PSNR at the smallest and the largest candidate budget."""
+    losses = [(row["step"] * images_per_step, row["reconstruction"]) for row in history if "reconstruction" in row]
+    found = {"loss": losses}
+    for row in history:
+        budgets = sorted(int(name.removeprefix("eval_psnr_")) for name in row if name.startswith("eval_psnr_"))
+        for name, budget in zip(("smallest budget", "largest budget"), (budgets[:1] + budgets[-1:]) or ()):
+            point = (row["step"] * images_per_step, row[f"eval_psnr_{budget}"])
+            found.setdefault(f"{name}, {budget} codes", []).append(point)
+    return found
+
+
+def draw(runs: dict[str, dict[str, list]]):
+    """Loss on the left, validation PSNR on the right."""
+    with new_figure(DOCS / "training.png", (8, 3)) as figure:
+        left, right = figure.subplots(1, 2)
+        for color, (name, found) in zip(("C0", "C1", "C2"), runs.items()):
+            left.plot(*zip(*found["loss"]), color=color, label=name)
+            for key, style in ((key, "-" if key.startswith("largest") else ":") for key in found if key != "loss"):
+                right.plot(*zip(*found[key]), style, color=color, marker=".", label=f"{name}, {key.split(', ')[1]}")
+        left.set(title="Reconstruction loss at random budgets", xlabel="images seen", yscale="log")
+        right.set(title="PSNR of 256 validation images, dB", xlabel="images seen")
+        left.legend()
+        right.legend()
+
+
+def main():
+    if sys.argv[1:]:
+        runs = {name: Path(run) for name, run in (argument.split("=", 1) for argument in sys.argv[1:])}
+        write_json(DATA, {name: curves(read_history(run), 64) for name, run in runs.items()}, indent=None)
+    draw(read_json(DATA))
+
+
+if __name__ == "__main__":
+    main()

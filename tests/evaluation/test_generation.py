@@ -1,0 +1,121 @@
+"""Quality of generated images."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from adatok_hf.cli import main
+from adatok_hf.data import load_image_dataset
+from adatok_hf.evaluation.generation import GenerationSettings, evaluate_generation, format_table
+from adatok_hf.generation.load_pipeline import load_pipeline
+from tests.helpers.evaluate_worker import NUM_FEATURES, SmallInception
+
+
+SETTINGS = GenerationSettings(budgets=("auto", 8), kid_subset_size=5, images_per_part=5, batch_size=3)
+
+
+@pytest.fixture
+def pipe(generator, tiny_checkpoint, tmp_path):
+    generator.save_pretrained(tmp_path / "generator")
+    return load_pipeline(tmp_path / "generator", tiny_checkpoint)
+
+
+@pytest.fixture
+def labelled(write_images, tmp_path):
+    """Twenty images of two of the generator's classes."""
+    write_images(tmp_path / "labelled" / "emoji", seed=0)
+    write_images(tmp_path / "labelled" / "places" / "abbey", seed=1)
+    return tmp_path / "labelled"
+
+
+@pytest.fixture
+def evaluate(pipe, labelled, tmp_path):
+    def run(out="out", settings=SETTINGS, data=labelled, **options):
+        images = load_image_dataset(str(data))
+        return evaluate_generation(
+            pipe, images, tmp_path / out, settings, SmallInception(), min_images=NUM_FEATURES + 1, **options
+        )
+
+    return run
+
+
+def test_every_row_has_its_distances_and_budgets(evaluate, tmp_path):
+    report = evaluate()
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == report
+    reconstructions, drawn, forced = report["rows"]
+    assert (reconstructions["images"], drawn["images"], forced["images"]) == ("reconstructions", "auto", 8)
+    assert forced["mean_budget"] == 8 and 4 <= drawn["mean_budget"] <= 16
+    for row in report["rows"]:
+        assert row["n"] == 20 and math.isfinite(row["gfid"] + row["kid"]) and 0 <= row["class_accuracy"] <= 1
+    assert "auto" in format_table(report)
+
+
+def test_real_images_are_told_apart_better_than_by_chance_where_classes_differ(evaluate, labelled):
+    for index, path in enumerate(sorted(labelled.rglob("*.png"))):
+        if "emoji" in path.parts:
+            Image.new("RGB", (40, 40), (index, 0, 0)).save(path)
+    assert evaluate()["real_class_accuracy"] >= 0.8
+
+
+def test_batches_and_parts_do_not_matter(evaluate):
+    first = evaluate()
+    second = evaluate("other", replace(SETTINGS, batch_size=7, images_per_part=20))
+    for one, other in zip(first["rows"], second["rows"]):
+        assert one["mean_budget"] == other["mean_budget"] and one["gfid"] == pytest.approx(other["gfid"], rel=1e-4)
+
+
+def test_a_run_that_was_cut_off_goes_on_from_its_parts(evaluate, pipe, tmp_path):
+    first = evaluate()
+    kept = sorted((tmp_path / "out" / "parts").glob("*.safetensors"))
+    kept[0].unlink()
+    times = [path.stat().st_mtime_ns for path in kept[1:]]
+    assert evaluate() == first
+    assert [path.stat().st_mtime_ns for path in kept[1:]] == times
+
+
+def test_a_folder_of_another_evaluation_is_refused(evaluate, one_sentence):
+    evaluate()
+    with one_sentence("--out"):
+        evaluate(settings=replace(SETTINGS, seed=1))
+
+
+def test_an_unreadable_image_is_skipped_and_named(evaluate, labelled):
+    (labelled / "emoji" / "000.png").write_bytes(b"no picture")
+    warnings = []
+    report = evaluate(warn=warnings.append)
+    assert report["skipped_images"] == 1 and {row["n"] for row in report["rows"]} == {19}
+    assert len(warnings) == 1 and "000.png" in warnings[0]
+
+
+def test_classes_that_the_generator_does_not_know_are_named(evaluate, labelled, one_sentence):
+    (labelled / "emoji").rename(labelled / "fonts")
+    with one_sentence("fonts"):
+        evaluate()
+
+
+@pytest.mark.parametrize("budgets, part", [((5,), "[4, 8, 16]"), (("auto",), "2,048")])
+def test_what_cannot_be_measured_is_one_sentence(pipe, labelled, tmp_path, one_sentence, budgets, part):
+    settings = replace(SETTINGS, budgets=budgets)
+    with one_sentence(part):
+        evaluate_generation(pipe, load_image_dataset(str(labelled)), tmp_path / "out", settings, SmallInception())
+
+
+def test_the_command_names_missing_weights(pipe, tiny_checkpoint, labelled, tmp_path, capsys):
+    line = [
+        "evaluate-generation",
+        "--generator",
+        tmp_path / "generator",
+        "--model",
+        tiny_checkpoint,
+        "--device",
+        "cpu",
+    ]
+    line += ["--data", labelled, "--out", tmp_path / "out", "--weights-dir", tmp_path / "nowhere"]
+    with pytest.raises(SystemExit) as ended:
+        main([str(part) for part in line])
+    assert ended.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("adatok: error: ")]
+    assert len(errors) == 1 and "nowhere" in errors[0]

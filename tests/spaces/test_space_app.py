@@ -1,0 +1,94 @@
+"""What the Space promises whatever model it shows, without a server."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import adatok_hf
+
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "spaces" / "adatok"
+
+
+@pytest.fixture
+def app(monkeypatch, tiny_checkpoint):
+    """The names of the app, which shows a model of 32 pixels with 16 tokens and an untrained policy."""
+    monkeypatch.setenv("ADATOK_MODEL", str(tiny_checkpoint))
+    for name in ("ADATOK_PIPELINE", "ADATOK_WEIGHTS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.syspath_prepend(FOLDER)
+    yield runpy.run_path(str(FOLDER / "app.py"))
+    sys.modules.pop("texts")
+
+
+def test_the_encoder_runs_once_for_a_picture_whatever_is_done_with_it(app, picture_file):
+    passes = []
+    app["explorer"].codec.model.encoder.register_forward_hook(lambda *_: passes.append(1))
+    encoded, pair, facts = app["reconstruct"]({"path": str(picture_file), "orig_name": "halves.png"})
+    assert facts["image"] == "halves.png" and [picture.size for picture in pair] == [(32, 32)] * 2
+    strip, points, *view = app["climb"](encoded, 0.0)
+    assert [budget for budget, _ in points] == [4, 8, 16] and len(strip) == 3
+    for budget in (1, 9, 16):
+        assert f"{budget} of 16 tokens" in app["force"](encoded, points, 0.0, budget)[1]
+    app["choose"](encoded, points, 3.0)
+    app["play"](encoded)
+    many, *_ = app["compare"]([str(picture_file)])
+    app["sort"](many, 5.0)
+    assert len(passes) == 2  # reconstruct and compare
+
+
+def test_an_untrained_policy_keeps_everything_and_says_so(app, picture_file):
+    encoded, _, facts = app["reconstruct"]({"path": str(picture_file)})
+    assert facts["budget"] == 16 and "policy" not in facts
+    assert "has not been trained" in app["climb"](encoded, 0.0)[4]
+
+
+def test_a_policy_that_is_in_use_is_drawn(app, picture_file):
+    app["explorer"].config.is_policy_trained = True
+    with torch.no_grad():
+        app["explorer"].codec.model.policy.fc2.bias.copy_(torch.tensor([0.0, 9.0, 0.0]))
+    encoded, _, facts = app["reconstruct"]({"path": str(picture_file)})
+    assert facts["chosen_budget"] == 8 and facts["policy"]["8"] > 0.9
+    _, points, _, verdict, policy, curve, *_ = app["climb"](encoded, 0.0)
+    assert "The model keeps <strong>8 of 16 tokens" in verdict and "<svg" in policy and "<svg" in curve
+    assert "The model would keep 8" in app["force"](encoded, points, 0.0, 5)[1]
+
+
+def test_without_a_generator_one_sentence_says_what_is_missing(app, monkeypatch):
+    monkeypatch.delattr(adatok_hf, "default_pipeline", raising=False)
+    pipeline, reason = app["load_generator"]()
+    assert pipeline is None and reason.endswith(".") and "ADATOK_PIPELINE" in reason
+
+
+def test_a_pipeline_that_cannot_be_loaded_is_said_in_one_sentence(app, monkeypatch, tmp_path):
+    monkeypatch.setenv("ADATOK_PIPELINE", str(tmp_path))
+    pipeline, reason = app["load_generator"]()
+    assert pipeline is None and reason.startswith("The generator could not be loaded") and reason.endswith(".")
+
+
+def test_names_of_files_are_no_html(app, picture_file):
+    encoded, *_ = app["reconstruct"]({"path": str(picture_file), "orig_name": "<img src=x onerror=alert(1)>.png"})
+    assert "<img src=x" not in "".join(filter(lambda part: isinstance(part, str), app["climb"](encoded, 0.0)))
+
+
+def test_the_front_matter_fits_what_is_tested():
+    front = yaml.safe_load((FOLDER / "README.md").read_text(encoding="utf-8").split("---")[1])
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert front["sdk"] == "gradio" and f"gradio=={front['sdk_version']}\n" in constraints
+    assert (FOLDER / front["app_file"]).is_file() and len(front["short_description"]) <= 60
+    extras = re.search(r"adatok-hf\[(.*)\]", (FOLDER / "requirements.txt").read_text(encoding="utf-8"))[1]
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert all(f'"{extra}": [' in setup for extra in extras.split(","))
+
+
+def test_the_page_names_no_address_but_the_paper():
+    for path in FOLDER.glob("*.*"):
+        if path.suffix in (".py", ".css", ".js"):
+            found = set(re.findall(r"https?://[^\"'\s)]+", path.read_text(encoding="utf-8")))
+            assert found <= {"https://huggingface.co/papers/2606.07185"}, path
