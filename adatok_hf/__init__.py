@@ -63,10 +63,30 @@ def default_checkpoint() -> str:
     64
 
     ```"""
-    path = Path(__file__).parent / "checkpoints" / "adatok-tiny-64"
-    if not (path / "config.json").is_file():
-        raise ValueError(f"The embedded checkpoint is missing from {path}; reinstall adatok-hf or name a checkpoint.")
-    return str(path)
+    name = "adatok-tiny-64"
+    if name not in checkpoints():
+        raise ValueError(f"The embedded checkpoint {name} is missing; reinstall adatok-hf or name a checkpoint.")
+    return checkpoints()[name]
+
+
+def checkpoints() -> dict[str, str]:
+    """
+    All checkpoints that come with the package.
+
+    Returns:
+        `dict[str, str]`: from their names to folders for `AutoModel.from_pretrained`.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf import checkpoints
+
+    >>> "adatok-tiny-64" in checkpoints()
+    True
+
+    ```"""
+    folder = Path(__file__).parent / "checkpoints"
+    return {path.parent.name: str(path.parent) for path in sorted(folder.glob("*/config.json"))}
 
 
 register_when_imported()
@@ -88,5 +108,6 @@ __all__ = [
     "TaTokModel",
     "TaTokOutput",
     "TaTokPreTrainedModel",
+    "checkpoints",
     "default_checkpoint",
 ]

@@ -16,6 +16,7 @@ from adatok_hf.model_card import model_card
 
 
 CODE_FILES = {
+    "backbone.py",
     "blocks.py",
     "configuration_adatok.py",
     "image_processing_adatok.py",
@@ -381,3 +382,24 @@ def test_the_server_refuses_writes_without_the_token(hub):
     assert status(f"{hub.url}/api/repos/create", "POST", body) == 401
     assert status(f"{hub.url}/api/repos/create", "POST", body, "hf_wrong") == 401
     assert "tester/unsigned" not in hub.repositories
+
+
+def test_a_tatok_is_pushed_and_comes_back_bit_for_bit_without_the_package(
+    author, stranger, hub, repo_id, tatok_checkpoint, tiny_tatok, processor, sample_images, pictures, tmp_path
+):
+    push(author, tatok_checkpoint, repo_id)
+    tatok_files = {"configuration_tatok.py", "modeling_tatok.py"}
+    assert set(hub.files(repo_id)) == ALL_FILES - {"modeling_adatok.py"} | tatok_files
+    out = tmp_path / "tatok.safetensors"
+    code = ROUND_TRIP.replace("encoded.image_codes, budgets=encoded.budgets", "encoded")
+    result = stranger.run(code.format(checkpoint=repo_id, pictures=pictures, out=str(out)))
+    assert result[0].startswith("transformers_modules.") and result[1:] == [0, 0]
+    inputs = processor(sample_images, return_tensors="pt")
+    with torch.no_grad():
+        encoded = tiny_tatok.encode(**inputs)
+        reconstruction = tiny_tatok.decode(encoded).pixel_values
+    expected = {**tiny_tatok.state_dict(), **inputs, **encoded, "reconstruction": reconstruction}
+    actual = load_file(out)
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), name

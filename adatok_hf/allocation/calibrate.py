@@ -12,7 +12,7 @@ from ..checkpoint import copy_checkpoint, read_metrics
 from ..data import read_images
 from ..files import check_empty
 from ..model_card import CARD_NAME, CHOICE_LABEL, metric_names
-from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
+from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, TaTokModel
 
 
 @torch.inference_mode()
@@ -54,49 +54,80 @@ def score_images(
     torch.Size([3, 2])
 
     ```"""
+
+    def score(pixel_values: torch.Tensor) -> torch.Tensor:
+        # A forced budget keeps the policy's choice out of it; the scores do not depend on it.
+        return model.encode(pixel_values, budgets=model.config.num_latent_tokens).budget_logits
+
+    return _over_images(model, processor, dataset, batch_size, warn, score)
+
+
+@torch.inference_mode()
+def score_patches(
+    model: TaTokModel,
+    processor: AdaTokImageProcessor | AdaTokImageProcessorPil,
+    dataset: Dataset,
+    batch_size: int = 32,
+    warn: Callable[[str], object] = print,
+) -> torch.Tensor:
+    """
+    The conditional entropies by which a TaTok filters the patches of images; arguments and errors are those of
+    [`score_images`].
+
+    Returns:
+        `torch.FloatTensor` of shape `(images, num_patches)`: falling, in bits or the unit of the proxy, on the CPU.
+    """
+
+    def score(pixel_values: torch.Tensor) -> torch.Tensor:
+        encoded = model.encode(pixel_values, num_tokens=model.config.num_latent_tokens)
+        return encoded.patch_entropy.gather(1, encoded.patch_order)
+
+    return _over_images(model, processor, dataset, batch_size, warn, score)
+
+
+def _over_images(
+    model: AdaTokModel | TaTokModel, processor, dataset: Dataset, batch_size: int, warn: Callable, score: Callable
+) -> torch.Tensor:
     if len(dataset) == 0:
         raise ValueError("Calibration needs at least one image; the data hold none.")
-    logits = []
+    scores = []
     with tqdm(total=len(dataset), desc="Calibration", unit="image", disable=None) as progress:
         for start in range(0, len(dataset), batch_size):
             rows = range(start, min(start + batch_size, len(dataset)))
             progress.update(len(rows))
             pixel_values = [values for _, _, values in read_images(dataset, rows, processor, warn)]
-            if not pixel_values:
-                continue
-            # A forced budget keeps the policy's choice out of it; the scores do not depend on it.
-            pixel_values = torch.cat(pixel_values).to(model.device)
-            encoded = model.encode(pixel_values, budgets=model.config.num_latent_tokens)
-            logits.append(encoded.budget_logits.float().cpu())
-    if not logits:
+            if pixel_values:
+                scores.append(score(torch.cat(pixel_values).to(model.device)).float().cpu())
+    if not scores:
         raise ValueError(f"None of the {len(dataset)} images can be read.")
-    return torch.cat(logits)
+    return torch.cat(scores)
 
 
 def save_calibrated(
     source: str | Path,
     out: str | Path,
-    model: AdaTokModel,
+    model: AdaTokModel | TaTokModel,
     processor: AdaTokImageProcessor | AdaTokImageProcessorPil,
-    cost_bias: float,
+    **choice: float,
 ):
     """
-    Copies a checkpoint with another cost bias, see [`~adatok_hf.checkpoint.copy_checkpoint`]. What was measured of the
-    policy's own choice is not true of the copy, so metrics and card go without it.
+    Copies a checkpoint with another choice of how much is kept, see [`~adatok_hf.checkpoint.copy_checkpoint`]. What
+    was measured of the own choice of the model is not true of the copy, so metrics and card go without it.
 
     Args:
         source (`str` or `Path`): Folder of the checkpoint.
         out (`str` or `Path`): Folder of the copy, absent or empty. It appears complete or not at all.
-        model ([`AdaTokModel`]): The checkpoint's model; it stays as it is.
+        model ([`AdaTokModel`] or [`TaTokModel`]): The checkpoint's model; it stays as it is.
         processor ([`AdaTokImageProcessor`]): The checkpoint's image processor.
-        cost_bias (`float`): For `config.cost_bias` of the copy.
+        choice (`float`): For the configuration of the copy: `cost_bias` of an AdaTok, `threshold` of a TaTok.
 
     Raises:
-        `ValueError`: if `out` is a file or not empty, or the bias is not finite.
+        `ValueError`: if `out` is a file or not empty, or the configuration refuses a value.
     """
     check_empty(out)
     config = copy.deepcopy(model.config)
-    config.cost_bias = float(cost_bias)
+    for name, value in choice.items():
+        setattr(config, name, float(value))
     config.validate_architecture()
     metrics, card = without_choice(Path(source))
     copy_checkpoint(source, out, model, processor, config=config, metrics=metrics, card=card)
@@ -118,4 +149,4 @@ def without_choice(folder: Path) -> tuple[dict | None, str | None]:
     )
 
 
-__all__ = ["save_calibrated", "score_images"]
+__all__ = ["save_calibrated", "score_images", "score_patches"]

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..modeling import TaTokModel
+
 
 def choose_columns(logits: torch.Tensor, budgets: Sequence[int] | torch.Tensor, cost_bias: float) -> torch.Tensor:
     """
@@ -80,6 +82,37 @@ def calibrate_cost_bias(
     return (first + last) / 2
 
 
+def calibrate_threshold(model: TaTokModel, sorted_entropy: torch.Tensor, mean_tokens: float) -> float:
+    """
+    Finds the threshold at which a TaTok, by the rule of its configuration, keeps a wanted mean number of tokens. The
+    mean never falls as a relative threshold rises and never rises with an absolute one, so bisection finds it.
+
+    Args:
+        model ([`TaTokModel`]): The model.
+        sorted_entropy (`torch.Tensor` of shape `(images, num_patches)`):
+            Of the calibration images, as [`~adatok_hf.allocation.calibrate.score_patches`] gives it.
+        mean_tokens (`float`): The wanted mean, the global tokens among them.
+
+    Returns:
+        `float`: for `config.threshold`.
+
+    Raises:
+        `ValueError`: if the mean lies outside `num_global_tokens .. num_latent_tokens`, or an entropy is not finite.
+    """
+    config = model.config
+    check_mean_budget(mean_tokens, [config.num_global_tokens, config.num_latent_tokens])
+    if not torch.isfinite(sorted_entropy).all():
+        raise ValueError("The entropies of the calibration images must be finite.")
+    is_relative = config.threshold_rule == "relative"
+
+    def is_below(threshold: float) -> bool:
+        mean = config.num_global_tokens + model.count_kept(sorted_entropy, threshold).double().mean().item()
+        return mean < mean_tokens if is_relative else mean > mean_tokens
+
+    low, high = _bisect(is_below, 0.0, 1.0 if is_relative else sorted_entropy.sum(dim=1).max().item())
+    return (low + high) / 2
+
+
 def check_mean_budget(mean_budget: float, budgets: Sequence[int]):
     """Raises `ValueError` for a mean outside the candidate budgets, which no bias can give."""
     if not budgets[0] <= mean_budget <= budgets[-1]:
@@ -94,4 +127,4 @@ def _bisect(is_below: Callable[[float], bool], low: float, high: float) -> tuple
     return low, high
 
 
-__all__ = ["calibrate_cost_bias", "check_mean_budget", "choose_columns"]
+__all__ = ["calibrate_cost_bias", "calibrate_threshold", "check_mean_budget", "choose_columns"]

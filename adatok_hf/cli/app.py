@@ -72,6 +72,7 @@ def make_app() -> typer.Typer:
     app.add_typer(train_app, name="train")
     study_app = typer.Typer(help="Find out by experiments with controls what a part is worth.", no_args_is_help=True)
     study_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(study.policy)
+    study_app.command()(study.tatok)
     study_app.command()(study.heads)
     study_app.command(context_settings=OVERRIDES)(study.fixed)
     app.add_typer(study_app, name="study")

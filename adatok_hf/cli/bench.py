@@ -25,12 +25,14 @@ def bench(
     device: DeviceOption = None,
 ):
     """
-    Time encoding and decoding, beside a plain ViT, a search for budgets and the speed of a matmul. The last line of
-    the output is one JSON object.
+    Time encoding and decoding, beside a plain ViT, a search for budgets and the speed of a matmul; of a TaTok, what
+    filtering costs. The last line of the output is one JSON object.
     """
     if context.invoked_subcommand is not None:
         return
+    from ..bench import tatok
     from ..bench.bench import format_table, run_benchmark
+    from ..codec.sequential_tatok import SequentialTaTok
     from ..files import write_json
 
     if out is not None:
@@ -39,11 +41,17 @@ def bench(
         prepare_folder(out.parent)
     sizes = parse_numbers(sweep, "--sweep")
     dtypes = parse_names(dtype) if dtype is not None else None
-    network, model_id, processor = load_model(model, device)
-    pictures = sample_pixel_values(processor) if network.config.is_policy_trained else None
-    measured = run_benchmark(
-        network, batch_size, repeats, pictures=pictures, sweep=sizes, dtypes=dtypes, compile=compile
-    )
+    network, model_id, processor = load_model(model, device, with_tatok=True)
+    if isinstance(network, SequentialTaTok):
+        measured, format_table = (
+            tatok.run_tatok_benchmark(network.model, batch_size, repeats),
+            tatok.format_tatok_table,
+        )
+    else:
+        pictures = sample_pixel_values(processor) if network.config.is_policy_trained else None
+        measured = run_benchmark(
+            network, batch_size, repeats, pictures=pictures, sweep=sizes, dtypes=dtypes, compile=compile
+        )
     result = {"model": model_id, **measured}
     line = json.dumps(result)
     if out is not None:

@@ -1,5 +1,6 @@
-"""`adatok calibrate`: a policy with a wanted mean budget."""
+"""`adatok calibrate`: a model with a wanted mean budget."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -18,31 +19,58 @@ def calibrate(
     model: ModelOption = None,
     device: DeviceOption = None,
 ):
-    """Make a copy of a model whose policy spends a wanted mean budget, measured on calibration images."""
+    """
+    Make a copy of a model that spends a wanted mean budget, measured on calibration images: an AdaTok with another
+    cost bias of its policy, a TaTok with another threshold of its filter.
+    """
     from .. import default_checkpoint
-    from ..allocation.calibrate import save_calibrated, score_images
-    from ..allocation.choice import calibrate_cost_bias, check_mean_budget, choose_columns
+    from ..allocation.calibrate import save_calibrated
+    from ..allocation.choice import check_mean_budget
+    from ..codec.sequential_tatok import SequentialTaTok
     from ..data import load_image_dataset
     from ..files import check_empty
     from ..hub import find_folder
 
     check_empty(out)
     prepare_folder(out.absolute().parent)
-    network, model_id, processor = load_model(model, device)
-    candidates = network.config.budgets
-    if not network.config.is_policy_trained:
+    network, model_id, processor = load_model(model, device, with_tatok=True)
+    is_tatok = isinstance(network, SequentialTaTok)
+    network = network.model if is_tatok else network
+    if not is_tatok and not network.config.is_policy_trained:
         raise ValueError(f"The policy of {model_id} has not been trained; train it first: adatok train policy.")
-    check_mean_budget(mean_budget, candidates)
+    check_mean_budget(mean_budget, network.config.budgets)
     images = load_image_dataset(data, split, max_images)
-    logits = score_images(network, processor, images, warn=say)
-    cost_bias = calibrate_cost_bias(logits, candidates, mean_budget)
-    save_calibrated(find_folder(model or default_checkpoint()), out, network, processor, cost_bias)
-    counts = choose_columns(logits, candidates, cost_bias).bincount(minlength=len(candidates)).tolist()
-    mean = sum(budget * count for budget, count in zip(candidates, counts)) / len(logits)
-    histogram = ", ".join(f"{budget}: {count}" for budget, count in zip(candidates, counts))
+    choice, kept = (find_threshold if is_tatok else find_cost_bias)(network, processor, images, mean_budget)
+    save_calibrated(find_folder(model or default_checkpoint()), out, network, processor, **choice)
+    settings = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in choice.items())
+    counts = Counter(kept)
+    histogram = ", ".join(f"{budget}: {counts[budget]}" for budget in sorted({*network.config.budgets, *kept}))
     typer.echo(
-        f"{len(logits)} images, cost bias {cost_bias:.4g}, mean budget {mean:.2f} (images per budget {histogram}), "
+        f"{len(kept)} images, {settings}, mean budget {sum(kept) / len(kept):.2f} (images per budget {histogram}), "
         f"written to {out}"
     )
-    if len(logits) < len(images):
+    if len(kept) < len(images):
         raise typer.Exit(1)
+
+
+def find_cost_bias(network, processor, images, mean_budget: float) -> tuple[dict[str, float], list[int]]:
+    """The cost bias of a policy with the wanted mean, and the budget of each image."""
+    from ..allocation.calibrate import score_images
+    from ..allocation.choice import calibrate_cost_bias, choose_columns
+
+    candidates = network.config.budgets
+    logits = score_images(network, processor, images, warn=say)
+    cost_bias = calibrate_cost_bias(logits, candidates, mean_budget)
+    columns = choose_columns(logits, candidates, cost_bias).tolist()
+    return {"cost_bias": cost_bias}, [candidates[column] for column in columns]
+
+
+def find_threshold(network, processor, images, mean_budget: float) -> tuple[dict[str, float], list[int]]:
+    """The threshold of a filter with the wanted mean, and the number of tokens of each image."""
+    from ..allocation.calibrate import score_patches
+    from ..allocation.choice import calibrate_threshold
+
+    entropy = score_patches(network, processor, images, warn=say)
+    threshold = calibrate_threshold(network, entropy, mean_budget)
+    counts = network.count_kept(entropy, threshold)
+    return {"threshold": threshold}, (network.config.num_global_tokens + counts).tolist()

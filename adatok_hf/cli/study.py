@@ -1,4 +1,4 @@
-"""`adatok study policy`, `adatok study heads` and `adatok study fixed`: experiments with controls."""
+"""`adatok study policy`, `heads`, `fixed` and `tatok`: experiments with controls."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from ..files import write_json
 from .common import load_model, prepare_folder
-from .options import ModelOption, RecipeOption, WeightsOption, parse_names
+from .options import DataOption, DeviceOption, ModelOption, RecipeOption, WeightsOption, parse_names
 
 
 def policy(
@@ -52,6 +53,55 @@ def policy(
     typer.echo(format_study_table(result))
     typer.echo(f"The report is {report}.")
     typer.echo(last_line(result))
+
+
+def tatok(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where tatok.json and the curve go.")],
+    model: Annotated[str, typer.Option(metavar="PATH_OR_REPO", help="Folder or Hub id of the TaTok.")],
+    adatok: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH_OR_REPO", help="AdaTok to compare with at equal bits; the embedded one if not given."
+        ),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens that each image, or the mean image, keeps.")] = 14,
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "validation",
+    max_images: Annotated[int, typer.Option(min=2, help="How many images, evenly spread.")] = 512,
+    block_size: Annotated[int, typer.Option(min=1, help="Patches that filtering in blocks takes at once.")] = 4,
+    weights_dir: WeightsOption = None,
+    device: DeviceOption = None,
+):
+    """
+    Is filtering by conditional entropy worth something, and TaTok against AdaTok? Every way to choose patches at the
+    same number of tokens, and both models at equal bits. The last line of the output is one JSON object.
+    """
+    from ..codec.sequential_tatok import SequentialTaTok
+    from ..data import load_image_dataset
+    from ..metrics.perceptual import load_lpips
+    from ..study.plots import plot_tatok
+    from ..study.tatok_study import format_tatok_table, run_tatok_study
+
+    prepare_folder(out)
+    network, model_id, processor = load_model(model, device, with_tatok=True)
+    if not isinstance(network, SequentialTaTok):
+        raise ValueError(f"{model_id} is no TaTok; name one by --model.")
+    other, other_id, other_processor = load_model(adatok, device)
+    result = run_tatok_study(
+        network,
+        processor,
+        other,
+        other_processor,
+        load_image_dataset(data, split, max_images),
+        load_lpips("alex", weights_dir),
+        tokens=tokens,
+        block_size=block_size,
+    )
+    result = {"model": model_id, "adatok": other_id, "data": data, "split": split, **result}
+    write_json(out / "tatok.json", result)
+    plot_tatok(result, out / "tatok.png")
+    typer.echo(format_tatok_table(result))
+    typer.echo(json.dumps({**result, "groups": None}))
 
 
 def heads(

@@ -20,12 +20,13 @@ BAR, CHOSEN_BAR = (214, 214, 219), (232, 93, 36)
 class Reconstruction(NamedTuple):
     """
     A picture at one budget. Where the policy chose the budget, `policy` holds its probabilities of the candidate
-    budgets, in [0, 1].
+    budgets, in [0, 1]. Where patches are filtered, `kept_patches` is the original, pale where they are dropped.
     """
 
     budget: int
     picture: Image.Image
     policy: dict[int, float] | None = None
+    kept_patches: Image.Image | None = None
 
 
 @dataclass
@@ -61,7 +62,8 @@ def draw_grid(rows: list[GridRow]) -> Image.Image:
     height = cell + 2 * line + 6
     charts = [[item for item, _ in row.cells if item.policy is not None] for row in rows]
     highest = max((max(item.policy.values()) for row in charts for item in row), default=1.0)
-    columns = 1 + max(len(row.cells) + len(chart) for row, chart in zip(rows, charts))
+    maps = [sum(item.kept_patches is not None for item, _ in row.cells) for row in rows]
+    columns = 1 + max(len(row.cells) + len(chart) + count for row, chart, count in zip(rows, charts, maps))
     grid = Image.new(
         "RGB", (MARGIN + columns * (cell + MARGIN), MARGIN + len(rows) * (height + MARGIN)), (255, 255, 255)
     )
@@ -69,10 +71,10 @@ def draw_grid(rows: list[GridRow]) -> Image.Image:
     for row_index, (row, chart) in enumerate(zip(rows, charts)):
         y = MARGIN + row_index * (height + MARGIN)
         items = [(row.original, _fit(_drawable(row.name, font), font, cell), "original")]
-        items += [
-            (item.picture, f"{item.budget} code{'s' * (item.budget != 1)}", f"{quality:.2f} dB")
-            for item, quality in row.cells
-        ]
+        for item, quality in row.cells:
+            items.append((item.picture, f"{item.budget} code{'s' * (item.budget != 1)}", f"{quality:.2f} dB"))
+            if item.kept_patches is not None:
+                items.append((item.kept_patches, "kept patches", ""))
         for column, (picture, first_label, second_label) in enumerate(items):
             x = MARGIN + column * (cell + MARGIN)
             grid.paste(enlarge(picture, MIN_CELL), (x, y))
@@ -84,6 +86,23 @@ def draw_grid(rows: list[GridRow]) -> Image.Image:
             _draw_bars(draw, x, y, cell, item, highest)
             draw.text((x, y + cell + 4 + line), "policy", fill=GREY, font=font)
     return grid
+
+
+def shade_dropped(picture: Image.Image, kept: list[list[bool]]) -> Image.Image:
+    """
+    A picture that is pale where patches are dropped.
+
+    Args:
+        picture (`PIL.Image.Image`): RGB.
+        kept (`list[list[bool]]`): For each row of patches, which are kept.
+
+    Returns:
+        `PIL.Image.Image`: of the same size.
+    """
+    mask = Image.new("L", (len(kept[0]), len(kept)))
+    mask.putdata([255 if value else 60 for row in kept for value in row])
+    pale = Image.new("RGB", picture.size, (255, 255, 255))
+    return Image.composite(picture, pale, mask.resize(picture.size, Image.Resampling.NEAREST))
 
 
 def _draw_bars(draw: ImageDraw.ImageDraw, x: int, y: int, cell: int, item: Reconstruction, highest: float):
@@ -138,4 +157,4 @@ def _fit(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return text[: kept // 2] + "..." + text[len(text) - kept // 2 :]
 
 
-__all__ = ["GridRow", "Reconstruction", "draw_grid", "enlarge"]
+__all__ = ["GridRow", "Reconstruction", "draw_grid", "enlarge", "shade_dropped"]

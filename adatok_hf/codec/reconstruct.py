@@ -1,5 +1,6 @@
 """What a reconstruction costs and how good it is."""
 
+import math
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
@@ -11,7 +12,8 @@ from ..metrics.images import to_images
 from ..metrics.pairs import perceptual_distance, psnr
 from ..metrics.rate import bits_per_pixel
 from ..tables import align_columns
-from .grid import GridRow, Reconstruction
+from .grid import GridRow, Reconstruction, shade_dropped
+from .sequential_tatok import SequentialTaTok
 
 
 @torch.inference_mode()
@@ -37,15 +39,26 @@ def reconstruct(
     """
     encoded = model.encode(pixel_values, budgets=max(budgets) if budgets else None, cost_bias=cost_bias)
     policies = [None] * len(pixel_values)
-    if not budgets and model.config.is_policy_trained:
+    if not budgets and model.config.is_policy_trained and not isinstance(model, SequentialTaTok):
         probabilities = model.budget_distribution(encoded.budget_logits, cost_bias).tolist()
         policies = [dict(zip(model.config.budgets, row)) for row in probabilities]
     columns = []
     for budget in budgets or [encoded.budgets]:
         decoded = model.decode(encoded.image_codes, budgets=budget)
         kept = torch.as_tensor(budget).expand(len(pixel_values)).tolist()
-        columns.append(map(Reconstruction, kept, processor.post_process(decoded.pixel_values), policies))
+        maps = _draw_kept(model, processor, pixel_values, encoded.image_codes, budget)
+        columns.append(map(Reconstruction, kept, processor.post_process(decoded.pixel_values), policies, maps))
     return [list(row) for row in zip(*columns)]
+
+
+def _draw_kept(model, processor, pixel_values: torch.Tensor, image_codes: torch.Tensor, budget) -> list:
+    """The originals with their dropped patches shaded, `None` for each where a model has no patches to drop."""
+    if not isinstance(model, SequentialTaTok):
+        return [None] * len(pixel_values)
+    _, _, kept_mask = model.take_apart(image_codes, budget)
+    side = math.isqrt(kept_mask.shape[1])
+    grids = kept_mask.unflatten(1, (side, side)).tolist()
+    return [shade_dropped(*pair) for pair in zip(processor.post_process(pixel_values), grids)]
 
 
 @dataclass

@@ -57,6 +57,31 @@ def plot_study(result: dict, out: str | Path) -> list[str]:
     return list(drawings)
 
 
+def plot_tatok(result: dict, path: str | Path):
+    """
+    Draws quality against bits, side information counted: both models, and the ways to choose patches.
+
+    Args:
+        result (`dict`): What [`~adatok_hf.study.tatok_study.run_tatok_study`] gives.
+        path (`str` or `Path`): The picture.
+
+    Raises:
+        `ImportError`: without matplotlib.
+    """
+    curves = {"TaTok": "#d55e00", "AdaTok": "#0b5fa5"}
+    with new_figure(path, (8.4, 3.6)) as figure:
+        for axes, metric, label in zip(figure.subplots(1, 2), ("lpips", "psnr"), ("LPIPS", "PSNR (dB)")):
+            for name, color in curves.items():
+                rows = [row for row in result["rows"] if row["arm"].startswith(f"{name}, ")]
+                points = sorted((row["bits"], row[metric]) for row in rows)
+                axes.plot(*zip(*points), "o-", color=color, markersize=3, label=name)
+            for row in result["rows"]:
+                if row["arm"] == "random" or row["arm"].startswith(("DTF", "pixel")):
+                    axes.plot(row["bits"], row[metric], ".", color="#8a8a8a", zorder=1)
+            axes.set(xlabel="bits of an image", ylabel=label)
+        axes.legend()
+
+
 def _draw_front(figure, result: dict):
     """Above, the quality itself; below, what it is better than uniform by, where the arms come apart."""
     grid = figure.subplots(2, 2, sharex=True)
@@ -162,4 +187,4 @@ def _draw_sweep(figure, result: dict):
     axes.legend(loc="best")
 
 
-__all__ = ["plot_study"]
+__all__ = ["plot_study", "plot_tatok"]

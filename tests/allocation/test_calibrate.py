@@ -11,8 +11,9 @@ from PIL import Image
 from torch import nn
 
 import adatok_hf.modeling
+from adatok_hf import TaTokModel
 from adatok_hf.allocation.calibrate import save_calibrated, score_images
-from adatok_hf.allocation.choice import calibrate_cost_bias, choose_columns
+from adatok_hf.allocation.choice import calibrate_cost_bias, calibrate_threshold, choose_columns
 from adatok_hf.checkpoint import load_checkpoint, model_hash
 from adatok_hf.cli import main
 from adatok_hf.files import whole_folder
@@ -295,7 +296,7 @@ def test_what_was_measured_of_the_old_choice_stays_behind(calibrate, checkpoint,
 
 def test_a_bias_that_is_not_finite_is_never_saved(checkpoint, tmp_path, trained_model, processor):
     with pytest.raises(ValueError, match="finite"):
-        save_calibrated(checkpoint, tmp_path / "out", trained_model, processor, float("inf"))
+        save_calibrated(checkpoint, tmp_path / "out", trained_model, processor, cost_bias=float("inf"))
     assert not (tmp_path / "out").exists() and trained_model.config.cost_bias == 0
 
 
@@ -304,3 +305,31 @@ def test_a_folder_that_fails_half_way_leaves_nothing(tmp_path):
         (folder / "half").touch()
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rule", ["relative", "absolute"])
+def test_a_tatok_keeps_the_wanted_mean(tatok_checkpoint, tiny_tatok, processor, pictures, tmp_path, capsys, rule):
+    tiny_tatok.config.threshold_rule, tiny_tatok.config.threshold = rule, 0.5
+    tiny_tatok.save_pretrained(tatok_checkpoint)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, picture in enumerate(pictures):
+        picture.save(folder / f"{index}.png")
+    out = tmp_path / "calibrated"
+    arguments = ["calibrate", "--mean-budget", "9.4", "--data", folder, "--model", tatok_checkpoint, "--out", out]
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert ended.value.code == 0
+    model, loaded_processor = load_checkpoint(out, kinds=(TaTokModel,))
+    assert model.config.threshold_rule == rule and model.config.threshold != 0.5
+    with torch.no_grad():
+        encoded = model.encode(loaded_processor(pictures, return_tensors="pt")["pixel_values"])
+    assert abs(encoded.num_tokens.double().mean().item() - 9.4) <= 0.55
+    assert f"threshold {model.config.threshold:.4g}, mean budget {encoded.num_tokens.double().mean():.2f}" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_mean_that_a_tatok_cannot_have_is_refused(tiny_tatok, one_sentence):
+    with one_sentence("between 4 and 20", "3.5"):
+        calibrate_threshold(tiny_tatok, torch.rand(3, 16), 3.5)

@@ -9,7 +9,9 @@ from PIL import Image
 from adatok_hf.checkpoint import load_checkpoint, model_hash, policy_hash
 from adatok_hf.cli import main
 from adatok_hf.codec.codec import AdaTokCodec
+from adatok_hf.codec.reconstruct import reconstruct
 from adatok_hf.codec.sequential_tatok import SequentialTaTok
+from adatok_hf.metrics.images import to_images
 
 
 BUDGETS = [4, 20, 9, 5, 14, 12]
@@ -159,5 +161,26 @@ def test_commands_encode_decode_and_reconstruct(tatok_checkpoint, sample_images,
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     config = codec.model.config
     assert [row["budget"] for row in results["means"]] == [4, 12, 20]
+    assert Image.open(tmp_path / "out" / "grid.png").width > 7 * 144  # the original, and twice three budgets
     for row in results["rows"]:
         assert row["bits_per_pixel"] == pytest.approx(config.count_bits(row["budget"]) / 32**2)
+
+
+def test_a_reconstruction_shows_which_patches_are_kept(model, processor, sample_images):
+    pixel_values = processor(sample_images, return_tensors="pt")["pixel_values"]
+    originals = processor.post_process(pixel_values)
+    kept = model.model.encode(pixel_values, num_tokens=9).kept_mask
+    for row, original, mask in zip(reconstruct(model, processor, pixel_values, [9, 20]), originals, kept):
+        some, every = (to_images([item.kept_patches])[0] for item in row)
+        seen = to_images([original])[0]
+        assert torch.equal(every, seen)
+        same = (some == seen).unfold(1, 8, 8).unfold(2, 8, 8).flatten(3).all(dim=-1).all(dim=0).flatten()
+        white = (seen == 255).unfold(1, 8, 8).unfold(2, 8, 8).flatten(3).all(dim=-1).all(dim=0).flatten()
+        assert torch.equal(same | white, mask | white)
+
+
+def test_a_reconstruction_at_the_threshold_says_its_own_budget(model, processor, sample_images):
+    pixel_values = processor(sample_images, return_tensors="pt")["pixel_values"]
+    rows = reconstruct(model, processor, pixel_values)
+    assert [row[0].budget for row in rows] == model.model.encode(pixel_values).num_tokens.tolist()
+    assert all(row[0].policy is None for row in rows)

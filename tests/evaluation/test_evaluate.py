@@ -306,3 +306,26 @@ def test_an_untrained_policy_has_no_auto(adatok, checkpoint):
     model.config.is_policy_trained = False
     model.save_pretrained(checkpoint)
     assert "has not been trained, so it has no budget `auto`" in error_of(adatok(metrics="psnr", budgets="auto,4"))
+
+
+def test_a_tatok_is_measured_at_its_threshold_and_at_numbers_of_tokens(
+    adatok, tmp_path, tatok_checkpoint, tiny_tatok, processor, images
+):
+    code, _, stderr = adatok(model=tatok_checkpoint, budgets="auto,4,12", metrics="psnr,lpips", codecs="webp")
+    assert code == 0, stderr
+    rows = {row["budget"]: row for row in read(tmp_path)["rows"]}
+    assert rows.keys() == {"auto", 4, 12}
+    pictures = [Image.open(path) for path in sorted(images.iterdir())]
+    pixel_values = processor(pictures, return_tensors="pt")["pixel_values"]
+    originals = to_images(processor.post_process(pixel_values))
+    with torch.no_grad():
+        for budget, choice in (("auto", {}), (4, {"num_tokens": 4}), (12, {"num_tokens": 12})):
+            encoded = tiny_tatok.encode(pixel_values, **choice)
+            decoded = to_images(processor.post_process(tiny_tatok.decode(encoded).pixel_values))
+            row, kept = rows[budget], encoded.num_tokens.tolist()
+            assert row["psnr"] == pytest.approx(psnr(originals, decoded).mean().item(), abs=1e-3)
+            assert row["mean_budget"] == pytest.approx(sum(kept) / len(kept))
+            rates = [bits_per_pixel(count, tiny_tatok.config) for count in kept]
+            assert row["bits_per_pixel"] == pytest.approx(sum(rates) / len(rates))
+    assert sum(rows["auto"]["histogram"].values()) == NUM_IMAGES
+    assert "--cost-bias shifts AdaTok's policy" in error_of(adatok(model=tatok_checkpoint, cost_bias=1.0))
