@@ -8,8 +8,10 @@ import zlib
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 from sentences import is_one_sentence
+from tiny_recipe import RECIPE
 
 from adatok_hf.cli import main
 from adatok_hf.codec.codes_file import ImageCodes
@@ -180,7 +182,9 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@pytest.mark.parametrize("command", ["encode", "decode", "reconstruct", "heads", "parquet"])
+@pytest.mark.parametrize(
+    "command", ["encode", "decode", "reconstruct", "heads", "parquet", "tokenize-dataset", "train"]
+)
 def test_a_full_disk_is_one_sentence_and_the_old_file_stays(command, adatok, pictures, tmp_path, small_disk):
     codes = tmp_path / "codes.safetensors"
     assert adatok("encode", pictures, "--out", codes)[0] == 0
@@ -189,11 +193,16 @@ def test_a_full_disk_is_one_sentence_and_the_old_file_stays(command, adatok, pic
     if command in old:
         (small_disk / old[command]).write_text("old")
     (small_disk / "rest").write_bytes(bytes(small_free(small_disk)))
-    if command in ("encode", "parquet"):
+    if command == "train":
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"output_dir": str(small_disk / "run")}))
+        result = run_main(("train", "tokenizer", "--recipe", tmp_path / "recipe.yaml", "--data", pictures))
+    elif command == "tokenize-dataset":
+        result = adatok(command, "--data", pictures, "--out", small_disk / "codes")
+    elif command in ("encode", "parquet"):
         result = adatok("encode", pictures, "--out", small_disk / old[command])
     elif command == "heads":
-        main_arguments = ("heads", "export", "--out", small_disk / "heads")
-        result = run_main(main_arguments, tmp_path / "tiny_checkpoint")
+        model = tmp_path / "tiny_checkpoint"
+        result = run_main(("heads", "export", "--out", small_disk / "heads", "--model", model))
     else:
         result = adatok(command, codes if command == "decode" else pictures, "--out", small_disk)
     code, stderr = result[0], result[-1]
@@ -209,8 +218,8 @@ def small_free(folder: Path) -> int:
     return space.f_bavail * space.f_frsize
 
 
-def run_main(arguments, model):
+def run_main(arguments):
     stderr = io.StringIO()
     with pytest.raises(SystemExit) as exit_info, contextlib.redirect_stderr(stderr):
-        main([*map(str, arguments), "--model", str(model)])
+        main([*map(str, arguments)])
     return exit_info.value.code, stderr.getvalue()
