@@ -299,7 +299,7 @@ def bias_slider() -> gr.Slider:
     )
 
 
-def pictures(label: str, columns: int, *classes: str) -> gr.Gallery:
+def pictures(label: str, columns: int, *classes: str, **options) -> gr.Gallery:
     return gr.Gallery(
         label=label,
         show_label=False,
@@ -310,6 +310,7 @@ def pictures(label: str, columns: int, *classes: str) -> gr.Gallery:
         interactive=False,
         elem_classes=["pictures", *classes, *PIXELS],
         buttons=["download", "fullscreen"],
+        **options,
     )
 
 
@@ -381,18 +382,8 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
                     alt_text="How far each pixel is off, from dark for nothing to pale yellow",
                 )
         section("The same picture at every budget that the model may choose", texts.STRIP)
-        strip = gr.Gallery(
-            label="Candidate budgets",
-            show_label=False,
-            format="png",
-            columns=min(8, len(BUDGETS)),
-            height="auto",
-            allow_preview=False,
-            interactive=False,
-            elem_id="strip",
-            elem_classes=["pictures", *PIXELS],
-            buttons=[],
-        )
+        columns = min(8, len(BUDGETS))
+        strip = pictures("Candidate budgets", columns, elem_id="strip", allow_preview=False)
         with gr.Accordion("The numbers, as /reconstruct gives them", open=False):
             facts = gr.JSON(show_label=False)
 
