@@ -15,7 +15,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 
 CORE = [
-    "torch>=2.6",
+    "torch>=2.9",
     "transformers>=5.17",
     "huggingface-hub>=1.5",
     "safetensors>=0.8",
@@ -27,7 +27,7 @@ CORE = [
     "pyyaml>=6",
 ]
 EXTRAS = {
-    "generate": ["diffusers>=0.35"],
+    "generate": ["diffusers>=0.36"],
     "train": ["accelerate>=1.10", "datasets>=5.0", "lpips>=0.1.4", "torchvision>=0.21"],
     "eval": [
         "datasets>=5.0",
