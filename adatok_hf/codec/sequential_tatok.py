@@ -23,7 +23,7 @@ class SequenceConfig:
         self._config = config
 
     def __getattr__(self, name: str):
-        if name.startswith("_"):  # not even there yet, in a copy
+        if name == "_config":  # not there yet, in a copy
             raise AttributeError(name)
         return getattr(self._config, name)
 
