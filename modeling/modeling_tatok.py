@@ -228,7 +228,8 @@ class TaTokModel(TaTokPreTrainedModel):
     >>> import torch
     >>> from adatok_hf import TaTokConfig, TaTokModel
 
-    >>> config = TaTokConfig(image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1, num_global_tokens=4)
+    >>> sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_global_tokens": 4}
+    >>> config = TaTokConfig(image_size=32, patch_size=8, **sizes)
     >>> model = TaTokModel(config).eval()
     >>> pixel_values = torch.rand(2, 3, 32, 32) * 2 - 1
     >>> with torch.no_grad():
