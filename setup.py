@@ -16,9 +16,9 @@ ROOT = Path(__file__).parent
 
 CORE = [
     "torch>=2.6",
-    "transformers>=5.10",
-    "huggingface-hub>=1.0",
-    "safetensors>=0.5",
+    "transformers>=5.17",
+    "huggingface-hub>=1.5",
+    "safetensors>=0.8",
     "peft>=0.18",
     "numpy>=1.26",
     "pillow>=10.3",
@@ -28,9 +28,9 @@ CORE = [
 ]
 EXTRAS = {
     "generate": ["diffusers>=0.35"],
-    "train": ["accelerate>=1.10", "datasets>=4.0", "lpips>=0.1.4", "torchvision>=0.21"],
+    "train": ["accelerate>=1.10", "datasets>=5.0", "lpips>=0.1.4", "torchvision>=0.21"],
     "eval": [
-        "datasets>=4.0",
+        "datasets>=5.0",
         "evaluate>=0.4.5",
         "torchmetrics>=1.7",
         "torch-fidelity>=0.4",

@@ -9,6 +9,7 @@ from .registration import register_when_imported
 
 
 if TYPE_CHECKING:
+    from .codec.codec import AdaTokCodec
     from .modeling import (
         AdaTokConfig,
         AdaTokDecoderOutput,
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str):
     # torch, transformers and PEFT take seconds to import, which a command that needs none of them should not wait for.
     if name in __all__:
-        return getattr(importlib.import_module(".modeling", __name__), name)
+        home = ".codec.codec" if name == "AdaTokCodec" else ".modeling"
+        return getattr(importlib.import_module(home, __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -90,6 +92,7 @@ def checkpoints() -> dict[str, str]:
 register_when_imported()
 
 __all__ = [
+    "AdaTokCodec",
     "AdaTokConfig",
     "AdaTokDecoderOutput",
     "AdaTokEncoderOutput",

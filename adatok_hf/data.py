@@ -1,5 +1,6 @@
 """Finding, reading and collating images: files, folders, parquet files, or a dataset of the Hub."""
 
+import hashlib
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -322,36 +323,54 @@ def read_images(
             yield row, item, pixel_values
 
 
+def random_square(image: Image.Image, min_crop: float, key: str) -> Image.Image:
+    """
+    A random square of an image, the same one for the same key.
+
+    Args:
+        image (`PIL.Image.Image`): Any.
+        min_crop (`float`): Least side of the square as a share of the shortest edge, in (0, 1].
+        key (`str`): What the randomness depends on.
+    """
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+    size_share, left_share, top_share = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+    size = max(round(min(image.size) * (min_crop + (1 - min_crop) * size_share)), 1)
+    left, top = round((image.width - size) * left_share), round((image.height - size) * top_share)
+    return image.crop((left, top, left + size, top + size))
+
+
 class RandomCrops(Dataset):
     """
-    The images of another dataset, each cut to a random square that the image processor then resizes.
+    The images of another dataset, each cut to a random square that the image processor then resizes. The square
+    depends on the seed, the epoch and the image alone: whoever resumes a training in the middle of an epoch, with
+    batches read ahead or skipped, gets the same ones.
 
     Args:
         dataset (`Dataset`): Items are dictionaries with a PIL picture under `"image"`.
         min_crop (`float`, *optional*, defaults to 1.0):
             Least side of the square as a share of the shortest edge, in (0, 1].
+        seed (`int`, *optional*, defaults to 0): Of the squares.
 
     Raises:
         `ValueError`: if `min_crop` lies outside of (0, 1].
     """
 
-    def __init__(self, dataset: Dataset, min_crop: float = 1.0):
+    def __init__(self, dataset: Dataset, min_crop: float = 1.0, seed: int = 0):
         if not 0 < min_crop <= 1:
             raise ValueError(f"min_crop must be above 0 and at most 1; got {min_crop}.")
-        self.dataset = dataset
-        self.min_crop = min_crop
+        self.dataset, self.min_crop, self.seed = dataset, min_crop, seed
+        self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # with the workers of a data loader
+
+    def set_epoch(self, epoch: int):
+        """Makes the squares of another epoch."""
+        self.epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Image.Image | str]:
         item = self.dataset[index]
-        image = item["image"]
-        size_share, left_share, top_share = torch.rand(3).tolist()
-        size = max(round(min(image.size) * (self.min_crop + (1 - self.min_crop) * size_share)), 1)
-        left = round((image.width - size) * left_share)
-        top = round((image.height - size) * top_share)
-        return {**item, "image": image.crop((left, top, left + size, top + size))}
+        return {**item, "image": random_square(item["image"], self.min_crop, f"{self.seed} {int(self.epoch)} {index}")}
 
 
 class ImageCollator:

@@ -68,7 +68,7 @@ def _is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
     """Names the file that could not be written, which libraries leave out, or call by its temporary name."""
     try:
         yield
@@ -81,6 +81,10 @@ def _named_errors(path: Path) -> Iterator[None]:
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+    except RuntimeError as error:
+        if "inline_container" not in str(error):  # where torch.save writes, and says no more than that it could not
+            raise
+        raise OSError(errno.EIO, "Cannot be written, perhaps the disk is full", str(path)) from error
 
 
 @contextmanager
@@ -92,7 +96,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = temporary_beside(path)
     try:
-        with _named_errors(path):
+        with named_errors(path):
             temporary.touch()
             mode = temporary.stat().st_mode
             yield temporary
@@ -147,7 +151,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path).absolute()
     temporary = temporary_beside(path)
     try:
-        with _named_errors(path):
+        with named_errors(path):
             temporary.mkdir()
             yield temporary
             _open_up(temporary)
@@ -166,7 +170,7 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
     remove_left_overs(folder)
     temporary = temporary_beside(folder / "files")
     try:
-        with _named_errors(folder):
+        with named_errors(folder):
             temporary.mkdir()
             yield temporary
             _open_up(temporary)

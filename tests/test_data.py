@@ -187,10 +187,10 @@ def test_collator_gives_pixel_values_between_minus_one_and_one(processor):
 
 
 def test_random_crops_are_squares_inside_the_image(pictures):
-    torch.manual_seed(0)
     crops = RandomCrops([{"image": pictures[0], "group": "soft"}], min_crop=0.5)
     sizes = set()
-    for _ in range(100):
+    for epoch in range(100):
+        crops.set_epoch(epoch)
         item = crops[0]
         assert item["group"] == "soft" and item["image"].width == item["image"].height
         sizes.add(item["image"].width)
@@ -198,11 +198,27 @@ def test_random_crops_are_squares_inside_the_image(pictures):
 
 
 def test_whole_crops_move_along_the_longer_edge_alone(pictures):
-    torch.manual_seed(0)
     wide = pictures[0]
     squares = [wide.crop((left, 0, left + 32, 32)).tobytes() for left in range(9)]
-    found = {squares.index(item["image"].tobytes()) for item in (RandomCrops([{"image": wide}])[0] for _ in range(99))}
-    assert len(found) > 5
+    crops = RandomCrops([{"image": wide}] * 99)
+    assert len({squares.index(item["image"].tobytes()) for item in map(crops.__getitem__, range(99))}) > 5
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_crops_depend_on_seed_epoch_and_image_alone(pictures, num_workers):
+    def epochs(seed, first):
+        crops = RandomCrops([{"image": picture} for picture in pictures], 0.5, seed)
+        options = {"batch_size": None, "num_workers": num_workers, "persistent_workers": num_workers > 0}
+        loader, seen = torch.utils.data.DataLoader(crops, **options), []
+        for epoch in range(first, 3):
+            torch.rand(first + 1)
+            crops.set_epoch(epoch)
+            seen.append([item["image"].tobytes() for item in loader])
+        return seen
+
+    whole = epochs(0, 0)
+    assert epochs(0, 1) == whole[1:]
+    assert whole[0] != whole[1] and whole[0] != epochs(1, 0)[0]
 
 
 @pytest.mark.parametrize("share", [0, 1.5, -1])

@@ -24,6 +24,7 @@ MODULES = sorted(
         ("adatok_hf.conversion", ROOT / "conversion"),
     )
     for path in folder.rglob("*.py")
+    if "checkpoints" not in path.parts  # code that an installation put there, which is that of modeling
 )
 
 

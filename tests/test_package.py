@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from checkpoint_files import FILES
 from fresh_process import FreshProcess
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 import adatok_hf
@@ -196,3 +198,13 @@ def test_the_metadata_name_the_licences_of_code_and_weights(wheel):
     metadata = wheel.read("adatok_hf-0.1.0.dist-info/METADATA").decode()
     weights = read_license(Path(default_checkpoint()))
     assert f"\nLicense: Apache-2.0 AND {weights.upper()}\n" in metadata.replace("License-Expression", "License")
+
+
+def test_the_pinned_versions_satisfy_every_floor(wheel):
+    lines = wheel.read("adatok_hf-0.1.0.dist-info/METADATA").decode().splitlines()
+    floors = [Requirement(line.split(": ")[1]) for line in lines if line.startswith("Requires-Dist: ")]
+    pins = map(Requirement, (ROOT / "constraints.txt").read_text(encoding="utf-8").split())
+    pinned = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    checked = [floor for floor in floors if canonicalize_name(floor.name) in pinned]
+    assert {"torch", "transformers", "datasets"} <= {floor.name for floor in checked}
+    assert [floor for floor in checked if pinned[canonicalize_name(floor.name)] not in floor.specifier] == []

@@ -31,8 +31,7 @@ class AdaTokCodec:
 
     ```python
     >>> from PIL import Image
-    >>> from adatok_hf import default_checkpoint
-    >>> from adatok_hf.codec.codec import AdaTokCodec
+    >>> from adatok_hf import AdaTokCodec, default_checkpoint
 
     >>> codec = AdaTokCodec.from_pretrained(default_checkpoint())
     >>> codes = codec.encode([Image.new("RGB", (80, 60), "teal"), Image.new("RGB", (64, 64))], budgets=[4, 8])

@@ -1,12 +1,17 @@
 """What our Trainers add to `Trainer`: runs that know their end, means of measures, a state beyond the optimizer's."""
 
 import os
+import shutil
+from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
+
+from ..files import named_errors
 
 
 logger = logging.get_logger(__name__)
@@ -30,6 +35,15 @@ class ResumableTrainer(Trainer):
     def take_up(self, checkpoint: str):
         """Loads what a finished run is exported from."""
         self._load_from_checkpoint(checkpoint)
+
+    def _save_checkpoint(self, model: nn.Module, trial):
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        try:
+            with named_errors(folder):
+                super()._save_checkpoint(model, trial)
+        except OSError:  # a full disk: the half of a checkpoint is of no use
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 class StatefulTrainer(ResumableTrainer):

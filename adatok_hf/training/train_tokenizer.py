@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from torch.utils.data import Subset
-from transformers import PreTrainedConfig, PreTrainedModel, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from ..checkpoint import load_checkpoint
@@ -78,7 +78,7 @@ def train(
     if arguments.do_train:
         images = load_image_dataset(data_arguments.train_data, data_arguments.train_split)
         images = ReadableImages(images, logger.warning)
-        train_dataset = RandomCrops(images, data_arguments.min_crop)
+        train_dataset = RandomCrops(images, data_arguments.min_crop, arguments.seed)
     if data_arguments.eval_data:
         eval_dataset = load_eval_images(data_arguments, processor)
     trainer = trainer_class(
@@ -90,12 +90,23 @@ def train(
         processing_class=processor,
     )
     if arguments.do_train:
+        trainer.add_callback(OtherCropsEachEpoch(train_dataset))
         trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments))
     metrics = trainer.evaluate() if eval_dataset is not None else {}
     if arguments.do_train and trainer.is_world_process_zero():
         rows = quality_rows(metrics, trainer.training_budgets)
         trainer.export(arguments.output_dir, {"rows": rows, "training": training_facts(trainer, data_arguments)})
     return metrics
+
+
+class OtherCropsEachEpoch(TrainerCallback):
+    """Tells crops of their epoch; a data loader does so in one process only."""
+
+    def __init__(self, crops: RandomCrops):
+        self.crops = crops
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.crops.set_epoch(int(state.epoch))
 
 
 def load_eval_images(arguments: DataArguments, processor: AdaTokImageProcessor) -> Subset:

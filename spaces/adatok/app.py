@@ -136,7 +136,7 @@ def reconstruct(image: dict, cost_bias: float = explorer.config.cost_bias):
 def climb(encoded: EncodedPicture | None, cost_bias: float):
     """All that there is to see of a picture, once it has been encoded."""
     if encoded is None:
-        return None, None, *[None] * 5, LIMIT, None, texts.notice(texts.NO_PICTURE), ""
+        return None, None, *[None] * 6, texts.notice(texts.NO_PICTURE), "", LIMIT
     ladder = explorer.look(encoded, BUDGETS)
     strip = [(once(seen.picture), texts.quality(result)) for seen, result in ladder]
     points = [(result.budget, result.psnr) for _, result in ladder]
@@ -153,12 +153,13 @@ def choose(encoded: EncodedPicture, points: list, cost_bias: float):
 @plainly
 @on_gpu
 def force(encoded: EncodedPicture, points: list, cost_bias: float, budget: int):
+    """Leaves the slider of the budget alone, which somebody may be dragging on."""
     check_encoded(encoded)
-    return view(encoded, points, budget, cost_bias)
+    return view(encoded, points, budget, cost_bias)[:-1]
 
 
 def force_candidate(encoded: EncodedPicture, points: list, cost_bias: float, event: gr.SelectData):
-    return force(encoded, points, cost_bias, BUDGETS[event.index])
+    return *force(encoded, points, cost_bias, BUDGETS[event.index]), BUDGETS[event.index]
 
 
 def check_encoded(encoded: EncodedPicture | None):
@@ -176,10 +177,10 @@ def view(encoded: EncodedPicture, points: list, budget: int, cost_bias: float) -
         policy_chart(policy, budget) if policy else texts.UNTRAINED,
         quality_chart(points, (budget, result.psnr)),
         once(error_map(encoded.original, seen.picture)),
-        budget,
         explorer.facts(encoded, result, cost_bias),
         save(encoded, budget),
         "",
+        budget,
     )
 
 
@@ -298,7 +299,7 @@ def bias_slider() -> gr.Slider:
     )
 
 
-def pictures(label: str, columns: int, *classes: str) -> gr.Gallery:
+def pictures(label: str, columns: int, *classes: str, **options) -> gr.Gallery:
     return gr.Gallery(
         label=label,
         show_label=False,
@@ -309,6 +310,7 @@ def pictures(label: str, columns: int, *classes: str) -> gr.Gallery:
         interactive=False,
         elem_classes=["pictures", *classes, *PIXELS],
         buttons=["download", "fullscreen"],
+        **options,
     )
 
 
@@ -328,7 +330,13 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
                     elem_id="picture",
                     alt_text="The picture that was given",
                 )
-                gr.Examples(SAMPLE_FILES, image, label="Or take one of these", examples_per_page=99, elem_id="samples")
+                examples = gr.Examples(
+                    SAMPLE_FILES,
+                    image,
+                    label="Or take one of these",
+                    examples_per_page=MAX_PICTURES,
+                    elem_id="samples",
+                )
             with gr.Column(scale=5, min_width=300):
                 pair = gr.ImageSlider(
                     label="Original | reconstruction: drag the line",
@@ -374,18 +382,8 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
                     alt_text="How far each pixel is off, from dark for nothing to pale yellow",
                 )
         section("The same picture at every budget that the model may choose", texts.STRIP)
-        strip = gr.Gallery(
-            label="Candidate budgets",
-            show_label=False,
-            format="png",
-            columns=min(8, len(BUDGETS)),
-            height="auto",
-            allow_preview=False,
-            interactive=False,
-            elem_id="strip",
-            elem_classes=["pictures", *PIXELS],
-            buttons=[],
-        )
+        columns = min(8, len(BUDGETS))
+        strip = pictures("Candidate budgets", columns, elem_id="strip", allow_preview=False)
         with gr.Accordion("The numbers, as /reconstruct gives them", open=False):
             facts = gr.JSON(show_label=False)
 
@@ -453,14 +451,19 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
     with gr.Tab("What the words mean"):
         gr.Markdown(texts.glossary(explorer))
 
-    views = [pair, verdict, policy, curve, errors, budget, facts, saved, movie]
-    # The picture comes as it was uploaded: the package opens it, with its own limits and its own words for errors.
-    event = image.change(
-        reconstruct, [image, bias], [encoded, pair, facts], api_name="reconstruct", preprocess=False, **MODEL_EVENT
-    )
-    event.success(climb, [encoded, bias], [strip, points, *views], show_progress="hidden", **PRIVATE)
+    views = [pair, verdict, policy, curve, errors, facts, saved, movie, budget]
+    first = demo.load(lambda: FIRST_SAMPLE, None, image, **PRIVATE)
+    # An upload changes a picture twice in Gradio's eyes, so what puts it there is listened to, not its change.
+    # It comes as it was uploaded: the package opens it, with its own limits and its own words for errors.
+    for start, options in (
+        (image.input, {"api_name": "reconstruct", **MODEL_EVENT}),
+        (examples.load_input_event.success, PRIVATE),
+        (first.success, PRIVATE),
+    ):
+        event = start(reconstruct, [image, bias], [encoded, pair, facts], preprocess=False, **options)
+        event.success(climb, [encoded, bias], [strip, points, *views], show_progress="hidden", **PRIVATE)
     bias.input(choose, [encoded, points, bias], views, **LIVE)
-    budget.input(force, [encoded, points, bias, budget], views, **LIVE)
+    budget.input(force, [encoded, points, bias, budget], views[:-1], **LIVE)
     strip.select(force_candidate, [encoded, points, bias], views, **LIVE)
 
     event = files.change(
@@ -473,7 +476,6 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
     play_button.click(play, [encoded], movie, **PRIVATE)
     codes_file.change(decode, [codes_file, max_budget], [decoded, decoded_facts], api_name="decode", **MODEL_EVENT)
     max_budget.input(decode, [codes_file, max_budget], [decoded, decoded_facts], **LIVE)
-    demo.load(lambda: FIRST_SAMPLE, None, image, **PRIVATE)
 
 demo.queue(max_size=64)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from adatok_hf.codec.codec import AdaTokCodec
+from adatok_hf import AdaTokCodec
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import math
 from dataclasses import replace
 
 import pytest
+from evaluate_worker import NUM_FEATURES, SmallInception
 from PIL import Image
 
 from adatok_hf.cli import main
 from adatok_hf.data import load_image_dataset
 from adatok_hf.evaluation.generation import GenerationSettings, evaluate_generation, format_table
 from adatok_hf.generation.load_pipeline import load_pipeline
-from tests.helpers.evaluate_worker import NUM_FEATURES, SmallInception
 
 
 SETTINGS = GenerationSettings(budgets=("auto", 8), kid_subset_size=5, images_per_part=5, batch_size=3)

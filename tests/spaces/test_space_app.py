@@ -57,7 +57,9 @@ def test_a_policy_that_is_in_use_is_drawn(app, picture_file):
     assert facts["chosen_budget"] == 8 and facts["policy"]["8"] > 0.9
     _, points, _, verdict, policy, curve, *_ = app["climb"](encoded, 0.0)
     assert "The model keeps <strong>8 of 16 tokens" in verdict and "<svg" in policy and "<svg" in curve
-    assert "The model would keep 8" in app["force"](encoded, points, 0.0, 5)[1]
+    forced, chosen = app["force"](encoded, points, 0.0, 5), app["choose"](encoded, points, 0.0)
+    assert "The model would keep 8" in forced[1] and chosen[-1] == 8
+    assert len(forced) == len(chosen) - 1  # nothing for the slider, which somebody may be dragging on
 
 
 def test_without_a_generator_one_sentence_says_what_is_missing(app, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tiny_recipe import RECIPE
 from torch import nn
 
 from adatok_hf.checkpoint import load_checkpoint
@@ -31,7 +32,6 @@ from adatok_hf.study.fixed_study import (
 )
 from adatok_hf.study.heads_study import count_head_parameters
 from adatok_hf.training.train_tokenizer import build_model
-from tests.helpers.tiny_recipe import RECIPE
 
 
 class Distance(nn.Module):

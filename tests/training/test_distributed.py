@@ -22,6 +22,21 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def train_in_two_processes(recipe: Path, *overrides: str) -> subprocess.CompletedProcess:
+    worker = Path(__file__).parent.parent / "helpers" / "record_ranks.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), str(worker), str(recipe)]
+    process = subprocess.run(
+        [*command, "--ddp_backend", "gloo", *overrides],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return process
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, write_pictures) -> tuple[Path, str, str]:
     """Folder, printed lines and warnings of three steps in two processes."""
@@ -30,24 +45,14 @@ def run(tmp_path_factory, write_pictures) -> tuple[Path, str, str]:
         **RECIPE,
         "per_device_train_batch_size": 2,
         "revive_until": 1.0,
-        "save_strategy": "no",
+        "save_steps": 1,  # between the first and the second step, codes have been counted and not been revived
         "output_dir": str(folder / "out"),
         "train_data": str(write_pictures(folder / "train", 10)),
         "eval_data": str(write_pictures(folder / "validation", 5)),  # one picture more than both take at once
         "per_device_eval_batch_size": 2,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
-    worker = Path(__file__).parent.parent / "helpers" / "record_ranks.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), str(worker)]
-    process = subprocess.run(
-        [*command, str(folder / "recipe.yaml"), "--ddp_backend", "gloo"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
+    process = train_in_two_processes(folder / "recipe.yaml")
     return folder, process.stdout, process.stderr
 
 
@@ -110,3 +115,20 @@ def test_metrics_are_those_of_one_process(run, capsys):
     together = next(json.loads(line) for line in printed.splitlines() if '"eval_psnr_16"' in line)
     for name in ("eval_psnr_4", "eval_psnr_8", "eval_psnr_16", "eval_codebook_use"):
         assert together[name] == pytest.approx(alone[name], abs=1e-4), name
+
+
+def test_resumed_processes_end_where_the_uninterrupted_ones_end(run, ranks):
+    folder = run[0]
+    options = (
+        "--resume_from_checkpoint",
+        str(folder / "out" / "checkpoint-1"),
+        "--output_dir",
+        str(folder / "resumed"),
+    )
+    train_in_two_processes(folder / "recipe.yaml", *options)
+    for rank, whole in enumerate(ranks):
+        resumed = torch.load(folder / "resumed" / f"rank-{rank}.pt", weights_only=True)
+        for part in ("model", "average", "discriminator", "lecam"):
+            assert differing(resumed[part], whole[part]) == [], part
+        assert resumed["codebook_use"] == whole["codebook_use"]
+    assert differing(*(load_file(folder / name / "model.safetensors") for name in ("out", "resumed"))) == []

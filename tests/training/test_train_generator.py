@@ -1,5 +1,6 @@
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
@@ -97,3 +98,10 @@ def test_a_generator_can_be_trained_further_on_the_same_vocabulary_only(codes, a
 def test_without_data_there_is_nothing_to_train_on(arguments, one_sentence):
     with one_sentence("tokenize-dataset"):
         train(GeneratorModelArguments(**SMALL), GeneratorDataArguments(), arguments)
+
+
+def test_a_training_that_diverged_exports_nothing(codes, arguments, one_sentence):
+    arguments.learning_rate, arguments.max_grad_norm = 1e38, 0.0
+    with one_sentence("diverged", arguments.output_dir):
+        train(GeneratorModelArguments(**SMALL), GeneratorDataArguments(codes("train")), arguments)
+    assert not (Path(arguments.output_dir) / "config.json").exists()

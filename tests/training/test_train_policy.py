@@ -167,3 +167,9 @@ def test_lpips_of_the_table_is_the_networks(run, tmp_path, tiny_checkpoint, weig
         decoded = ((decoded + 1) * 127.5).round() / 127.5 - 1
         distance = load_lpips("alex", weights_dir)(decoded, pixel_values)
     assert table.lpips[5, 2].item() == pytest.approx(distance.item(), rel=1e-4)
+
+
+def test_a_training_that_diverged_exports_nothing(run, one_sentence, tmp_path):
+    with one_sentence("diverged"):
+        run("--learning_rate", "1e38", "--max_grad_norm", "0")
+    assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -76,6 +76,17 @@ def test_cut_off_run_is_resumed_from_its_last_checkpoint(run, tmp_path):
     assert (out / "model.safetensors").stat().st_mtime_ns != exported
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_resumed_inside_an_epoch_sees_the_same_pictures(run, tmp_path, workers):
+    options = ("--save_steps", "1", "--max_steps", "5", "--dataloader_num_workers", str(workers))
+    run(*options)
+    whole = (tmp_path / "out" / "model.safetensors").read_bytes()
+    for step in (1, 2):  # of three in an epoch
+        name = f"resumed-{step}"
+        run(*options, f"--resume_from_checkpoint={tmp_path}/out/checkpoint-{step}", f"--output_dir={tmp_path / name}")
+        assert (tmp_path / name / "model.safetensors").read_bytes() == whole
+
+
 def test_training_from_a_checkpoint_starts_with_its_weights(run, tmp_path):
     run()
     start = load_file(tmp_path / "out" / "model.safetensors")
