@@ -65,7 +65,7 @@ def default_checkpoint() -> str:
     ```"""
     name = "adatok-tiny-64"
     if name not in checkpoints():
-        raise ValueError(f"The embedded checkpoint {name} is missing; reinstall adatok-hf or name a checkpoint.")
+        raise ValueError(f"The embedded checkpoint is missing: {name}; reinstall adatok-hf or name a checkpoint.")
     return checkpoints()[name]
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from .configuration_adatok import AdaTokPixelDecoderConfig, check_backbone, check_sizes, fill_decoder
 
 
-ENTROPIES = ("prior", "residual")
+ENTROPIES = ("prior", "surprisal", "residual")
 RULES = ("relative", "absolute")
 
 
@@ -78,8 +78,9 @@ class TaTokConfig(PreTrainedConfig):
         prior_num_attention_heads (`int`, *optional*, defaults to 4):
             Attention heads in each block of the prior.
         entropy (`str`, *optional*, defaults to `"prior"`):
-            What patches are filtered by: `"prior"`, the conditional entropy of their codes in bits, or `"residual"`,
-            a proxy for it, the mean squared error of the patch when the global tokens alone are decoded.
+            What patches are filtered by: `"prior"`, the conditional entropy of their codes in bits; `"surprisal"`, the
+            bits that the prior gives the very code of the patch, of which the entropy is the expectation; or
+            `"residual"`, a proxy, the mean squared error of the patch when the global tokens alone are decoded.
         threshold (`float`, *optional*):
             Where filtering ends when `encode` is given nothing else. `None` keeps all patches.
         threshold_rule (`str`, *optional*, defaults to `"relative"`):
@@ -150,7 +151,7 @@ class TaTokConfig(PreTrainedConfig):
                 f"got {self.prior_hidden_size}."
             )
         if self.entropy not in ENTROPIES:
-            raise ValueError(f"entropy must be {' or '.join(ENTROPIES)}; got {self.entropy!r}.")
+            raise ValueError(f"entropy must be {', '.join(ENTROPIES)}; got {self.entropy!r}.")
         check_threshold(0 if self.threshold is None else self.threshold, self.threshold_rule)
 
     @property

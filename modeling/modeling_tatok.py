@@ -32,8 +32,8 @@ class TaTokEncoderOutput(ModelOutput):
         num_tokens (`torch.LongTensor` of shape `(batch,)`):
             Global tokens and kept patches, in `num_global_tokens .. num_global_tokens + num_patches`.
         patch_entropy (`torch.FloatTensor` of shape `(batch, num_patches)`):
-            Conditional entropy of each patch code, in bits, at least 0; with `entropy="residual"` its proxy, the mean
-            squared error of the patch in pixel values of [-1, 1].
+            Conditional entropy of each patch code, or its surprisal, in bits, at least 0; with `entropy="residual"` a
+            proxy, the mean squared error of the patch in pixel values of [-1, 1].
         patch_order (`torch.LongTensor` of shape `(batch, num_patches)`):
             The places of the patches, the first kept one first, the last dropped one last.
     """
@@ -228,7 +228,8 @@ class TaTokModel(TaTokPreTrainedModel):
     >>> import torch
     >>> from adatok_hf import TaTokConfig, TaTokModel
 
-    >>> config = TaTokConfig(image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1, num_global_tokens=4)
+    >>> sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_global_tokens": 4}
+    >>> config = TaTokConfig(image_size=32, patch_size=8, **sizes)
     >>> model = TaTokModel(config).eval()
     >>> pixel_values = torch.rand(2, 3, 32, 32) * 2 - 1
     >>> with torch.no_grad():
@@ -286,7 +287,7 @@ class TaTokModel(TaTokPreTrainedModel):
             threshold_rule (`str`, *optional*):
                 `"relative"` or `"absolute"`, in place of the configuration's.
             entropy (`str`, *optional*):
-                `"prior"` or `"residual"`, in place of the configuration's.
+                `"prior"`, `"surprisal"` or `"residual"`, in place of the configuration's.
             block_size (`int`, *optional*):
                 Recomputes the entropy, given the patches already kept, after every so many of them. This is what
                 cumulative conditional entropy means to the letter, at many passes of the prior; unset, one pass.
@@ -307,8 +308,9 @@ class TaTokModel(TaTokPreTrainedModel):
         global_latents, patch_latents = self.encoder(pixel_values, **kwargs)
         global_vectors, _, global_codes, _ = self.global_quantizer(global_latents)
         patch_vectors, _, patch_codes, _ = self.patch_quantizer(patch_latents)
+        entropy = self._check_entropy(entropy, block_size)
         order, patch_entropy = self._order(
-            pixel_values, global_vectors, patch_vectors, self._check_entropy(entropy, block_size), block_size, **kwargs
+            pixel_values, global_vectors, patch_vectors, patch_codes, entropy, block_size, **kwargs
         )
         if kept_mask is None:
             counts = self.count_kept(patch_entropy.gather(1, order), threshold, num_tokens, threshold_rule)
@@ -437,7 +439,7 @@ class TaTokModel(TaTokPreTrainedModel):
         if kept_mask is None:
             with torch.no_grad():
                 order, patch_entropy = self._order(
-                    pixel_values, global_vectors, patch_vectors, self.config.entropy, None, **kwargs
+                    pixel_values, global_vectors, patch_vectors, patch_codes, self.config.entropy, None, **kwargs
                 )
             counts = self.count_kept(patch_entropy.gather(1, order), threshold, num_tokens, None)
             kept_mask = order.argsort(dim=1) < counts[:, None]
@@ -464,10 +466,12 @@ class TaTokModel(TaTokPreTrainedModel):
         global_vectors: torch.Tensor,
         patch_vectors: torch.Tensor,
         visible: torch.BoolTensor,
+        patch_codes: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         r"""
-        Entropy of what the prior foretells for each place, given the global codes and the patch codes in view.
+        Entropy of what the prior foretells for each place, given the global codes and the patch codes in view; or the
+        surprisal of the very codes.
 
         Args:
             global_vectors (`torch.Tensor` of shape `(batch, num_global_tokens, codebook_dim)`):
@@ -476,13 +480,17 @@ class TaTokModel(TaTokPreTrainedModel):
                 The same of the patch codes; those that are not visible have no influence.
             visible (`torch.BoolTensor` of shape `(batch, num_patches)`):
                 Which patch codes are known.
+            patch_codes (`torch.LongTensor` of shape `(batch, num_patches)`, *optional*):
+                All codes, for their surprisal in place of the entropy, which is its expectation.
 
         Returns:
-            `torch.FloatTensor` of shape `(batch, num_patches)`: in bits, from 0 to `log2(patch_codebook_size)`; at
-            visible places it means nothing.
+            `torch.FloatTensor` of shape `(batch, num_patches)`: in bits, from 0, the entropy to
+            `log2(patch_codebook_size)`; at visible places it means nothing.
         """
         logits = self.prior(global_vectors.detach(), patch_vectors.detach(), visible, **kwargs)
         log_probabilities = logits.log_softmax(dim=-1)
+        if patch_codes is not None:
+            return -log_probabilities.gather(-1, patch_codes[..., None])[..., 0] / math.log(2)
         entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
         return entropy.clamp(min=0) / math.log(2)
 
@@ -528,21 +536,23 @@ class TaTokModel(TaTokPreTrainedModel):
         pixel_values: torch.Tensor,
         global_vectors: torch.Tensor,
         patch_vectors: torch.Tensor,
+        patch_codes: torch.LongTensor,
         entropy: str,
         block_size: int | None,
         **kwargs,
     ) -> tuple[torch.LongTensor, torch.Tensor]:
         """Places by falling entropy, and the entropy of each place at the time it was taken."""
+        known = patch_codes if entropy == "surprisal" else None
         visible = torch.zeros(patch_vectors.shape[:2], dtype=torch.bool, device=patch_vectors.device)
         if block_size is None:
             if entropy == "residual":
                 values = self._residual(pixel_values, global_vectors, **kwargs)
             else:
-                values = self.patch_entropy(global_vectors, patch_vectors, visible, **kwargs)
+                values = self.patch_entropy(global_vectors, patch_vectors, visible, known, **kwargs)
             return values.argsort(dim=1, descending=True, stable=True), values
         blocks, values = [], torch.zeros(visible.shape, device=visible.device)
         for start in range(0, visible.shape[1], block_size):
-            left = self.patch_entropy(global_vectors, patch_vectors, visible, **kwargs).masked_fill(visible, -1)
+            left = self.patch_entropy(global_vectors, patch_vectors, visible, known, **kwargs).masked_fill(visible, -1)
             block = left.argsort(dim=1, descending=True, stable=True)[:, : min(block_size, visible.shape[1] - start)]
             blocks.append(block)
             values = values.scatter(1, block, left.gather(1, block))
@@ -601,7 +611,7 @@ class TaTokModel(TaTokPreTrainedModel):
     def _check_entropy(self, entropy: str | None, block_size: int | None) -> str:
         entropy = entropy or self.config.entropy
         if entropy not in ENTROPIES:
-            raise ValueError(f"entropy must be {' or '.join(ENTROPIES)}; got {entropy!r}.")
+            raise ValueError(f"entropy must be {', '.join(ENTROPIES)}; got {entropy!r}.")
         if block_size is not None and (entropy == "residual" or block_size < 1):
             raise ValueError(
                 f"block_size recomputes the entropy of the prior after every so many patches, at least 1; got "

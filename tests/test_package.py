@@ -18,7 +18,14 @@ from packaging.utils import canonicalize_name
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 import adatok_hf
-from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, default_checkpoint
+from adatok_hf import (
+    AdaTokConfig,
+    AdaTokImageProcessor,
+    AdaTokImageProcessorPil,
+    AdaTokModel,
+    checkpoints,
+    default_checkpoint,
+)
 from adatok_hf.model_card import read_license
 
 
@@ -116,6 +123,11 @@ def test_default_checkpoint_is_in_the_package(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     assert default_checkpoint() == str(folder)
+    other = tmp_path / "checkpoints" / "tatok-tiny-64"
+    other.mkdir()
+    assert checkpoints() == {folder.name: str(folder)}  # a folder without a model is none
+    (other / "config.json").write_text("{}")
+    assert checkpoints() == {folder.name: str(folder), other.name: str(other)}
 
 
 LOADS_ALONE = """

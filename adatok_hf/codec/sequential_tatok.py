@@ -23,6 +23,8 @@ class SequenceConfig:
         self._config = config
 
     def __getattr__(self, name: str):
+        if name == "_config":  # not there yet, in a copy
+            raise AttributeError(name)
         return getattr(self._config, name)
 
     @property

@@ -28,14 +28,16 @@ class TaTokCodes:
 
     Args:
         global_codes, patch_codes (`torch.LongTensor` of shape `(images, tokens)`): All of them.
-        prior, residual, variance (`torch.Tensor` of shape `(images, num_patches)`): Conditional entropy in bits, error
-            of the reconstruction from the global codes alone, and variance of the pixels of a patch.
+        prior, surprisal, residual, variance (`torch.Tensor` of shape `(images, num_patches)`): Conditional entropy and
+            surprisal in bits, error of the reconstruction from the global codes alone, and variance of the pixels of a
+            patch.
         block_order (`torch.LongTensor` of shape `(images, num_patches)`): Places as filtering in blocks takes them.
     """
 
     global_codes: torch.LongTensor
     patch_codes: torch.LongTensor
     prior: torch.Tensor
+    surprisal: torch.Tensor
     residual: torch.Tensor
     variance: torch.Tensor
     block_order: torch.LongTensor
@@ -44,15 +46,17 @@ class TaTokCodes:
 def encode_for_study(model: TaTokModel, pixel_values: torch.Tensor, block_size: int) -> TaTokCodes:
     """Encodes a batch of images in [-1, 1] once for each way to look at their patches."""
     every = model.config.num_latent_tokens
-    full = model.encode(pixel_values, num_tokens=every)
+    full = model.encode(pixel_values, num_tokens=every, entropy="prior")
+    surprisal = model.encode(pixel_values, num_tokens=every, entropy="surprisal")
     residual = model.encode(pixel_values, num_tokens=every, entropy="residual")
-    blocks = model.encode(pixel_values, num_tokens=every, block_size=block_size)
+    blocks = model.encode(pixel_values, num_tokens=every, entropy="prior", block_size=block_size)
     patches = nn.functional.unfold(pixel_values, model.config.patch_size, stride=model.config.patch_size)
     channels = patches.unflatten(1, (model.config.num_channels, -1))  # (batch, channels, pixels, patches)
     columns = (
         full.global_codes,
         full.patch_codes,
         full.patch_entropy,
+        surprisal.patch_entropy,
         residual.patch_entropy,
         channels.var(dim=2).mean(dim=1),
         blocks.patch_order,
@@ -94,11 +98,12 @@ def filtering_arms(model: TaTokModel, codes: TaTokCodes, tokens: int, seed: int 
     """
     count = tokens - model.config.num_global_tokens
     noise = torch.rand(codes.prior.shape, generator=torch.Generator().manual_seed(seed))
-    scores = {REFERENCE: codes.prior, "DTF, residual": codes.residual, "pixel variance": codes.variance}
+    scores = {REFERENCE: codes.prior, "DTF, surprisal": codes.surprisal, "DTF, residual": codes.residual}
+    scores["pixel variance"] = codes.variance
     arms = {name: keep_first(_falling(values), count) for name, values in {**scores, "random": noise}.items()}
     arms["DTF, prior in blocks"] = keep_first(codes.block_order, count)
     chosen = model.config.threshold_rule
-    for name, values in (("prior", codes.prior), ("residual", codes.residual)):
+    for name, values in (("prior", codes.prior), ("surprisal", codes.surprisal), ("residual", codes.residual)):
         order = _falling(values)
         for rule in ("relative", "absolute"):
             model.config.threshold_rule = rule

@@ -24,7 +24,7 @@ def test_saving_and_loading_keeps_every_field(tmp_path, tatok_config):
         ({"num_global_tokens": 0}, "num_global_tokens must be at least 1; got 0"),
         ({"num_attention_heads": 5}, "768 and 5 heads"),
         ({"prior_num_attention_heads": 3}, "prior_hidden_size.*=3; got 256"),
-        ({"entropy": "surprise"}, "prior or residual; got 'surprise'"),
+        ({"entropy": "surprise"}, "prior, surprisal, residual; got 'surprise'"),
         ({"threshold_rule": "mean"}, "relative or absolute; got 'mean'"),
         ({"threshold": 1.5}, "from 0 to 1; got 1.5"),
         ({"threshold": -0.1, "threshold_rule": "absolute"}, "from 0; got -0.1"),

@@ -84,6 +84,7 @@ def test_every_kept_code_and_its_place_influence_the_pixels(tiny_tatok, encoded)
         {"threshold": 0.4},
         {"threshold": 30.0, "threshold_rule": "absolute"},
         {"threshold": 0.4, "entropy": "residual"},
+        {"threshold": 0.4, "entropy": "surprisal"},
         {"threshold": 0.4, "block_size": 3},
     ],
 )
@@ -157,6 +158,23 @@ def test_blocks_condition_on_the_codes_that_are_kept_already(tiny_tatok, pixel_v
     torch.testing.assert_close(blocks.patch_entropy.gather(1, second), expected.gather(1, second))
     whole = tiny_tatok.encode(pixel_values, num_tokens=12, block_size=16)
     assert torch.equal(whole.patch_order, one_pass.patch_order)
+
+
+@torch.no_grad()
+def test_surprisal_is_what_the_prior_gives_the_very_code(tiny_tatok, pixel_values):
+    full = tiny_tatok.encode(pixel_values, num_tokens=20, entropy="surprisal")
+    vectors = (
+        tiny_tatok.global_quantizer.lookup(full.global_codes),
+        tiny_tatok.patch_quantizer.lookup(full.patch_codes),
+    )
+    logits = tiny_tatok.prior(*vectors, torch.zeros(6, 16, dtype=torch.bool))
+    expected = nn.functional.cross_entropy(logits.flatten(0, 1), full.patch_codes.flatten(), reduction="none")
+    torch.testing.assert_close(full.patch_entropy, expected.view(6, 16) / torch.tensor(2.0).log())
+    blocks = tiny_tatok.encode(pixel_values, num_tokens=20, entropy="surprisal", block_size=3)
+    first = blocks.patch_order[:, :3]
+    assert torch.equal(first, full.patch_order[:, :3])
+    assert torch.equal(blocks.patch_entropy.gather(1, first), full.patch_entropy.gather(1, first))
+    assert not torch.equal(blocks.patch_entropy, full.patch_entropy)
 
 
 @torch.no_grad()
@@ -363,7 +381,7 @@ def test_hidden_states_are_those_of_the_encoder(tiny_tatok, pixel_values):
         ({"kept_mask": torch.ones(6, 16)}, r"boolean tensor of shape \(6, 16\).*float32"),
         ({"kept_mask": [True] * 16}, r"boolean tensor of shape \(6, 16\).*a list"),
         ({"threshold": 0.5, "num_tokens": 8}, "threshold and num_tokens each decide"),
-        ({"entropy": "noise"}, "prior or residual; got 'noise'"),
+        ({"entropy": "noise"}, "prior, surprisal, residual; got 'noise'"),
         ({"block_size": 0}, "at least 1; got block_size=0"),
         ({"block_size": 4, "entropy": "residual"}, "entropy='residual'"),
     ],

@@ -45,12 +45,13 @@ def result(tiny_tatok, tiny_model, processor, images, lpips) -> dict:
 
 def test_arms_keep_what_they_are_named_after(tiny_tatok, codes, pixel_values):
     arms = filtering_arms(tiny_tatok, codes, 9)
-    fixed = ("DTF, prior", "DTF, residual", "pixel variance", "random", "DTF, prior in blocks")
+    fixed = ("DTF, prior", "DTF, surprisal", "DTF, residual", "pixel variance", "random", "DTF, prior in blocks")
     assert all((arms[name].sum(dim=1) == 5).all() for name in fixed)
     assert len({tuple(arms[name].flatten().tolist()) for name in fixed}) == len(fixed)
     with torch.no_grad():
         for name, choice in (
             ("DTF, prior", {}),
+            ("DTF, surprisal", {"entropy": "surprisal"}),
             ("DTF, residual", {"entropy": "residual"}),
             ("DTF, prior in blocks", {"block_size": 3}),
         ):
@@ -63,7 +64,7 @@ def test_arms_keep_what_they_are_named_after(tiny_tatok, codes, pixel_values):
 
 
 @pytest.mark.parametrize("rule", ["relative", "absolute"])
-@pytest.mark.parametrize("entropy", ["prior", "residual"])
+@pytest.mark.parametrize("entropy", ["prior", "surprisal", "residual"])
 def test_thresholds_meet_the_mean_and_leave_the_model_as_it_is(tiny_tatok, codes, rule, entropy):
     arms = filtering_arms(tiny_tatok, codes, 9)
     counts = arms[f"DTF, {entropy}, {rule} threshold"].sum(dim=1).double()

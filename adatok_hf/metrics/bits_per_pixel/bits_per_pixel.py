@@ -1,12 +1,12 @@
 """The mean rate of images at their budgets."""
 
 from collections import Counter
-from types import SimpleNamespace
 
 import datasets
 import evaluate
 import torch
 
+from adatok_hf import AdaTokConfig
 from adatok_hf.metrics.rate import bits_per_pixel
 from adatok_hf.metrics.streaming import StreamingMetric
 
@@ -80,8 +80,12 @@ class BitsPerPixel(StreamingMetric):
         largest = max(candidate_budgets)
         if max(self._counts) > largest:
             raise ValueError(f"Budgets must be at most {largest}, the last candidate; got {max(self._counts)}.")
-        config = SimpleNamespace(
-            budgets=candidate_budgets, num_latent_tokens=largest, codebook_size=codebook_size, image_size=image_size
+        config = AdaTokConfig(
+            image_size=image_size,
+            patch_size=image_size,
+            num_latent_tokens=largest,
+            budgets=sorted(set(candidate_budgets)),
+            codebook_size=codebook_size,
         )
         total = sum(count * bits_per_pixel(budget, config) for budget, count in self._counts.items())
         return {self.name: total / self._count}
