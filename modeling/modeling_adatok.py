@@ -18,6 +18,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .backbone import AdaTokDecoder, AdaTokVisionEncoder, AdaTokVisionModel, is_integer
 from .blocks import AdaTokHeadedLinear, AdaTokVectorQuantizer, init_heads
 from .configuration_adatok import AdaTokConfig
+from .pixel_decoder import AdaTokPixelDecoder  # noqa: F401, diffusers copies no file that is not named here
 
 
 logger = logging.get_logger(__name__)
