@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, prepare_folder
+from .common import load_model, prepare_folder, sample_pixel_values
 from .options import DeviceOption, ModelOption, parse_names, parse_numbers
 
 
@@ -50,11 +50,3 @@ def bench(
         write_json(out, result, indent=None)
     typer.echo(format_table(result))
     typer.echo(line)
-
-
-def sample_pixel_values(processor) -> "torch.Tensor":  # noqa: F821
-    """The pictures that come with the package, as `(pictures, 3, image_size, image_size)` in [-1, 1]."""
-    from ..data import find_images, load_image
-
-    files = find_images([Path(__file__).parent.parent / "samples"])
-    return processor([load_image(file) for file in files], return_tensors="pt")["pixel_values"]

@@ -41,6 +41,14 @@ def cast_model(model, dtype: str | None):
     return model.to(getattr(torch, dtype))
 
 
+def sample_pixel_values(processor) -> "torch.Tensor":  # noqa: F821
+    """The pictures that come with the package, as `(pictures, 3, image_size, image_size)` in [-1, 1]."""
+    from ..data import find_images, load_image
+
+    files = find_images([Path(__file__).parent.parent / "samples"])
+    return processor([load_image(file) for file in files], return_tensors="pt")["pixel_values"]
+
+
 def load_lpips(weights_dir: Path | None, download: bool, device):
     """Loads the LPIPS network; where it is not at hand and nobody asked for it, `None` and the reason."""
     from ..metrics.perceptual import has_lpips, load_lpips
