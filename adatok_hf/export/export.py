@@ -122,9 +122,11 @@ def _write_onnx(name: str, program: torch.export.ExportedProgram, path: Path):
 
 def _write_int8(path: Path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     target = path.with_name(f"{path.stem}{INT8}{path.suffix}")
-    quantize_dynamic(path, target, weight_type=QuantType.QInt8)
+    quant_pre_process(path, target, skip_symbolic_shape=True)
+    quantize_dynamic(target, target, weight_type=QuantType.QInt8)
 
 
 @torch.no_grad()
