@@ -20,6 +20,9 @@ def bench(
         str | None,
         typer.Option(metavar="NAME,NAME...", help="float32, bfloat16, float16; the first two if not given."),
     ] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Measure this export of the model too; see adatok export.")
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Measure torch.compile too; takes minutes.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the result here, as JSON.")] = None,
     device: DeviceOption = None,
@@ -31,6 +34,8 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     from ..bench.bench import format_table, run_benchmark
+    from ..checkpoint import model_hash
+    from ..export.exported import load_exports
     from ..files import write_json
 
     if out is not None:
@@ -40,9 +45,12 @@ def bench(
     sizes = parse_numbers(sweep, "--sweep")
     dtypes = parse_names(dtype) if dtype is not None else None
     network, model_id, processor = load_model(model, device)
+    if export is not None and network.device.type != "cpu":
+        raise ValueError(f"An export is measured on the CPU; add --device cpu to --export {export}.")
+    exports = load_exports(export, model_hash(network)) if export is not None else None
     pictures = sample_pixel_values(processor) if network.config.is_policy_trained else None
     measured = run_benchmark(
-        network, batch_size, repeats, pictures=pictures, sweep=sizes, dtypes=dtypes, compile=compile
+        network, batch_size, repeats, pictures=pictures, sweep=sizes, dtypes=dtypes, exports=exports, compile=compile
     )
     result = {"model": model_id, **measured}
     line = json.dumps(result)

@@ -79,6 +79,29 @@ class ExportedAdaTok:
         return budgets[(budget_logits - bias * budgets / limit).argmax(dim=-1)]
 
 
+def load_exports(folder: str | Path, fingerprint: str) -> dict[str, ExportedAdaTok]:
+    """
+    Opens all pairs of graphs of an export.
+
+    Args:
+        folder (`str` or `Path`): The export.
+        fingerprint (`str`): The [`~adatok_hf.checkpoint.model_hash`] that it must be of.
+
+    Returns:
+        `dict[str, ExportedAdaTok]`: by `onnx` or `torch`, and `onnx int8` where there are graphs of 8 bits.
+
+    Raises:
+        `ValueError`: if it is of another model, or as [`~ExportedAdaTok.from_folder`].
+    """
+    exact, folder = ExportedAdaTok.from_folder(folder), Path(folder)
+    report = read_json(folder / REPORT_NAME)
+    if report.get("model_hash") != fingerprint:
+        raise ValueError(f"{folder} is an export of other weights than the model's; name the model by --model.")
+    kind = report["format"]
+    has_int8 = (folder / kind / f"{ENCODER}{INT8}{ENDINGS[kind]}").is_file()
+    return {kind: exact} | ({f"{kind} int8": ExportedAdaTok.from_folder(folder, int8=True)} if has_int8 else {})
+
+
 def open_onnx(path: Path, inputs: list[str], num_threads: int) -> Callable[..., list[torch.Tensor]]:
     """
     Opens an ONNX file as a function of tensors.
