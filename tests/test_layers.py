@@ -27,7 +27,9 @@ FLOORS = (
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = {
-    path: (PACKAGE, *path.relative_to(ROOT / PACKAGE).with_suffix("").parts) for path in (ROOT / PACKAGE).rglob("*.py")
+    path: (PACKAGE, *path.relative_to(ROOT / PACKAGE).with_suffix("").parts)
+    for path in (ROOT / PACKAGE).rglob("*.py")
+    if "checkpoints" not in path.parts  # where an installation puts links to `modeling`
 }
 FILES |= {
     path: (PACKAGE, folder, *path.relative_to(ROOT / folder).with_suffix("").parts)

@@ -1,13 +1,17 @@
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel, default_checkpoint
+from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, default_checkpoint
 from adatok_hf.checkpoint import load_checkpoint, model_hash
 from adatok_hf.cli import main
 from adatok_hf.cli.common import sample_pixel_values
@@ -246,6 +250,22 @@ def test_a_missing_package_names_the_extra(model, small_processor, tmp_path, mon
     monkeypatch.setattr("adatok_hf.extras.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "adatok-hf\[export\]"'):
         export_model(model, small_processor, tmp_path / "out")
+
+
+def test_the_example_of_the_page_runs_without_this_package(model, folders, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "exported").symlink_to(folders["onnx"])
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    picture.save(tmp_path / "picture.png")
+    run = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and "adatok_hf" not in example, run.stderr
+    processor = AdaTokImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    with torch.no_grad():
+        encoded = model.encode(**processor(picture, return_tensors="pt"))
+        (expected,) = processor.post_process(model.decode(encoded).pixel_values)
+    rebuilt = Image.open(tmp_path / "rebuilt.png")
+    assert np.abs(np.asarray(rebuilt).astype(int) - np.asarray(expected).astype(int)).max() <= 1
 
 
 @pytest.mark.slow
