@@ -126,7 +126,7 @@ def _write_int8(path: Path):
 
     target = path.with_name(f"{path.stem}{INT8}{path.suffix}")
     quant_pre_process(path, target, skip_symbolic_shape=True)
-    quantize_dynamic(target, target, weight_type=QuantType.QInt8)
+    quantize_dynamic(target, target, weight_type=QuantType.QInt8, per_channel=True)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ let shown; // the picture on display: what the model sees of it, its codes, its 
 let latest = 0; // number of the picture that was asked for last
 let wanted = null; // the budget to decode next, while another is being decoded
 
+addEventListener("unhandledrejection", ({ reason }) => tell(`This did not work: ${reason.message}.`));
 start().catch((error) => tell(`The page cannot start: ${error.message}.`));
 
 async function start() {
@@ -116,7 +117,7 @@ function draw(budget, rebuilt, decodeTime) {
   element("psnr").textContent = `${psnr(picture, rebuilt).toFixed(1)} dB`;
   element("time").textContent = milliseconds(encodeTime + decodeTime);
   element("times").textContent = `encode ${milliseconds(encodeTime)}, decode ${milliseconds(decodeTime)}`;
-  element("budget").value = budget;
+  if (budget === wanted) element("budget").value = budget; // else a hand is still dragging it
   element("shown").textContent = budget;
   element("follow").disabled = budget === chosen;
   element("codes").replaceChildren(
