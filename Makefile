@@ -5,7 +5,7 @@ SAMPLES := adatok_hf/samples
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 HAS_GPU := $(shell command -v nvidia-smi)
 
-.PHONY: demo space test lint figures install
+.PHONY: demo space browser test lint figures install
 
 # Everything serves the demo too, so it is not installed a second time.
 demo: $(or $(wildcard $(VENV)/.installed),$(VENV)/.core)
@@ -16,6 +16,12 @@ demo: $(or $(wildcard $(VENV)/.installed),$(VENV)/.core)
 # ADATOK_MODEL=someone/a-model ADATOK_PIPELINE=... GRADIO_SERVER_PORT=... make space
 space: $(VENV)/.installed
 	$(BIN)/python spaces/adatok/app.py
+
+# The page that runs in a browser alone, http://127.0.0.1:7861; onnxruntime-web comes from npm
+browser: $(VENV)/.installed
+	rm -rf outputs/adatok-browser
+	$(BIN)/python spaces/adatok-browser/build.py outputs/adatok-browser
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory outputs/adatok-browser 7861
 
 test: $(VENV)/.installed
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest

@@ -40,6 +40,7 @@ EXTRAS = {
     ],
     "demo": ["gradio>=6.29", "pillow<13"],
     "scale": ["ray[data]>=2.40"],
+    "export": ["onnx>=1.19", "onnxscript>=0.5", "onnxruntime>=1.22"],
 }
 TOOLS = [
     "ipykernel>=7",
@@ -50,7 +51,9 @@ TOOLS = [
     "ruff>=0.9",
     "setuptools>=77",
 ]
-EXTRAS["test"] = sorted({*EXTRAS["train"], *EXTRAS["eval"], *EXTRAS["generate"], *EXTRAS["demo"], *TOOLS})
+EXTRAS["test"] = sorted(
+    {*EXTRAS["train"], *EXTRAS["eval"], *EXTRAS["generate"], *EXTRAS["demo"], *EXTRAS["export"], *TOOLS}
+)
 
 
 class BuildWithCode(build_py):

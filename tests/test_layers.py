@@ -18,7 +18,7 @@ FLOORS = (
     {"hub", "weights"},
     {"metrics", "checkpoint"},
     {"allocation", "codec"},
-    {"generation"},
+    {"generation", "export"},
     {"evaluation", "bench"},
     {"training", "conversion"},
     {"study"},

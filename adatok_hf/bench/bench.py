@@ -1,6 +1,7 @@
 """How fast a model is, against plain networks of its size and against what the machine can do."""
 
 import copy
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from statistics import fmean, median
@@ -8,8 +9,9 @@ from typing import NamedTuple
 
 import torch
 
+from ..export.exported import ExportedAdaTok
 from ..modeling import AdaTokModel
-from .instruments import ceiling_size, count_flops, matmul_call, peak_memory, time_interleaved
+from .instruments import ceiling_size, count_flops, matmul_calls, peak_memory, time_interleaved
 from .yardsticks import PlainDecoder, PlainEncoder, search_budgets
 
 
@@ -86,6 +88,7 @@ def run_benchmark(
     pictures: torch.Tensor | None = None,
     sweep: Sequence[int] = (1, 8, 32),
     dtypes: Sequence[str] | None = None,
+    exports: dict[str, ExportedAdaTok] | None = None,
     compile: bool = False,
 ) -> dict:
     r"""
@@ -106,6 +109,8 @@ def run_benchmark(
         sweep (`Sequence[int]`, *optional*, defaults to `(1, 8, 32)`): Further batch sizes, each at least 1.
         dtypes (`Sequence[str]`, *optional*): Number formats of the sweep: `float32`, `bfloat16`, `float16`. Unset,
             `float32` and, where the device has it, `bfloat16`.
+        exports (`dict[str, ExportedAdaTok]`, *optional*): Exports of the model to sweep over as well, by the name to
+            report; see [`~adatok_hf.export.exported.load_exports`]. They run on the CPU.
         compile (`bool`, *optional*, defaults to `False`): Whether to measure `torch.compile` too. It takes minutes.
 
     Returns:
@@ -113,14 +118,16 @@ def run_benchmark(
 
         - `rows`: `name`, `milliseconds` of a batch, `images_per_second`, `ratio` (encoding and searching against
           `encode`, decoding against the uniform batch of the same mean), `gflops` of an image, `ceiling_share`: FLOPs
-          per second as a share of the matmul's.
+          per second as a share of those of the fastest matmul.
         - `mixed_over_uniform` by the default path of the device, `mixed_grouped_over_uniform`,
           `mixed_masked_over_uniform`, `policy_share` of the encode time in 0..1, `recompilations`.
         - `flops`: GFLOPs of an image for `encode` and for `decode` at each candidate budget.
-        - `ceiling`: `size` of the square matrices and `gflops_per_second` by dtype.
+        - `ceiling`: `size` of the square matrices, `gflops_per_second` by dtype, which is the best of `products` by
+          dtype and library.
         - `yardsticks`: `encode_over_plain` and `decode_over_plain` in time, `parameters` of both, `search_over_encode`
           in time and `search_over_round_trip`, encoding and decoding of mixed budgets.
-        - `sweep`: rows with `dtype`, `batch_size`, `name`, `milliseconds`, `images_per_second`, `ceiling_share`.
+        - `sweep`: rows with `dtype` (or the name of an export, whose ceiling is that of float32), `batch_size`,
+          `name`, `milliseconds`, `images_per_second`, `ceiling_share`.
         - `memory`: MiB of the weights, and of single calls beyond weights and inputs, with the `method`.
         - `compile`: times of the compiled calls over the plain ones, or `None`.
         - `disturbance`: how much longer the slowest round of a call took than its fastest, as a share, in the median
@@ -151,7 +158,7 @@ def run_benchmark(
     was_training = model.training
     model.eval()
     try:
-        return _run(model, batch_size, repeats, warmup, pictures, sweep, dtypes, compile)
+        return _run(model, batch_size, repeats, warmup, pictures, sweep, dtypes, exports or {}, compile)
     finally:
         model.train(was_training)
 
@@ -178,6 +185,7 @@ def _run(
     pictures: torch.Tensor | None,
     sweep: Sequence[int],
     dtypes: list[str],
+    exports: dict[str, ExportedAdaTok],
     compile: bool,
 ) -> dict:
     device, dtype = model.device, str(model.dtype).removeprefix("torch.")
@@ -187,17 +195,31 @@ def _run(
     calls = verb_calls(model, load) | decode_calls(model, load) | yardstick_calls(model, load, *plain)
     flops = {name: count_flops(call) for name, call in calls.items()}
     memory = measure_memory(model, calls)
-    cells = sweep_calls(model, candidates, sweep, dtypes)
-    matmuls = {name: matmul_call(device, DTYPES[name]) for name in {dtype: None} | dict.fromkeys(dtypes)}
+    cells = sweep_calls(model, candidates, sweep, dtypes) | export_calls(model, candidates, sweep, exports)
+    wanted = dict.fromkeys([dtype, *dtypes, *(["float32"] if exports else [])])
+    matmuls = {name: matmul_calls(device, DTYPES[name]) for name in wanted}
     compiled = compile_calls(model, load) if compile else {}
 
-    timed = calls | compiled | {(MATMUL, name): call for name, (call, _) in matmuls.items()}
+    timed = (
+        calls
+        | compiled
+        | {
+            (MATMUL, name, library): call
+            for name, (libraries, _) in matmuls.items()
+            for library, call in libraries.items()
+        }
+    )
     same = {cell: cell[-1] for cell in cells if cell[:2] == (dtype, batch_size)}  # the main table has it already
     timed |= {cell: call for cell, (call, _) in cells.items() if cell not in same}
     timings = time_interleaved(timed, device, repeats, warmup)
     milliseconds = {name: median(values) for name, values in timings.items()}
     milliseconds |= {cell: milliseconds[name] for cell, name in same.items()}
-    ceilings = {name: count / milliseconds[MATMUL, name] / 1e6 for name, (_, count) in matmuls.items()}
+    products = {
+        name: {library: count / milliseconds[MATMUL, name, library] / 1e6 for library in libraries}
+        for name, (libraries, count) in matmuls.items()
+    }
+    ceilings = {name: max(speeds.values()) for name, speeds in products.items()}
+    ceilings |= {name: ceilings["float32"] for name in exports}
     rows = [
         make_row(name, milliseconds, flops[name.removesuffix(", compiled")], load, ceilings[dtype])
         for name in (*calls, *compiled)
@@ -214,7 +236,11 @@ def _run(
             "encode": by_name["encode"]["gflops"],
             "decode": {str(b): by_name[f"decode uniform {b}"]["gflops"] for b in model.config.budgets},
         },
-        "ceiling": {"size": ceiling_size(device), "gflops_per_second": ceilings},
+        "ceiling": {
+            "size": ceiling_size(device),
+            "gflops_per_second": {name: ceilings[name] for name in products},
+            "products": products,
+        },
         "yardsticks": compare_yardsticks(model, load, milliseconds, *plain),
         "sweep": [sweep_row(cell, milliseconds[cell], count, ceilings) for cell, (_, count) in cells.items()],
         "memory": memory,
@@ -322,6 +348,23 @@ def sweep_calls(
     return cells
 
 
+def export_calls(
+    model: AdaTokModel, candidates: Sequence[int], sweep: Sequence[int], exports: dict[str, ExportedAdaTok]
+) -> dict[tuple[str, int, str], tuple[Callable, int]]:
+    """As [`sweep_calls`], of exports; FLOPs are those that the model needs."""
+    cells = {}
+    for export, size in itertools.product(exports, dict.fromkeys(sweep)):
+        graphs, load = exports[export], make_workload(model, size, candidates)
+        inputs = load.pixel_values.float().cpu(), load.image_codes.cpu(), torch.tensor(load.mixed_budgets)
+        calls = {
+            "encode": lambda graphs=graphs, inputs=inputs: graphs.encode(inputs[0]),
+            "decode mixed": lambda graphs=graphs, inputs=inputs: graphs.decode(*inputs[1:]),
+        }
+        own = verb_calls(model, load) | decode_calls(model, load)
+        cells |= {(export, size, name): (call, count_flops(own[name])) for name, call in calls.items()}
+    return cells
+
+
 def measure_memory(model: AdaTokModel, calls: dict[str, Callable]) -> dict:
     """Weights and peaks of single calls in MiB, and how the peaks were found."""
     names = ("encode", "decode mixed", "decode mixed, grouped", "decode mixed, masked")
@@ -395,10 +438,10 @@ def format_table(result: dict) -> str:
             f"{row['name']:{width}}  {row['milliseconds']:8.2f} {row['images_per_second']:10.1f} {row['ratio']:8.3f} "
             f"{row['gflops']:13.4f} {row['ceiling_share']:11.1%}"
         )
-    lines += ["", f"{'sweep':{width}}  dtype     batch  ms/image   images/s  of ceiling"]
+    lines += ["", f"{'sweep':{width}}  dtype      batch  ms/image   images/s  of ceiling"]
     for row in result["sweep"]:
         lines.append(
-            f"{row['name']:{width}}  {row['dtype']:8} {row['batch_size']:6} "
+            f"{row['name']:{width}}  {row['dtype']:9} {row['batch_size']:6} "
             f"{row['milliseconds'] / row['batch_size']:9.3f} {row['images_per_second']:10.1f} "
             f"{row['ceiling_share']:11.1%}"
         )
@@ -406,7 +449,7 @@ def format_table(result: dict) -> str:
 
 
 def _conditions(result: dict) -> list[str]:
-    yardsticks, memory, ceilings = result["yardsticks"], result["memory"], result["ceiling"]["gflops_per_second"]
+    yardsticks, memory, ceiling = result["yardsticks"], result["memory"], result["ceiling"]
     decode = ", ".join(f"{value:.2f} at {budget} codes" for budget, value in yardsticks["decode_over_plain"].items())
     origin = "the policy's choices" if result["mixed_budgets_from"] == "policy" else "candidates in equal shares"
     compiled = "torch.compile was left out (--compile measures it)."
@@ -420,8 +463,12 @@ def _conditions(result: dict) -> list[str]:
         "Ratio: encoding and searching against `encode`, decoding against one budget of "
         f"{result['mean_budget']} for all,",
         f"which is the mean of the mixed budgets ({origin}).",
-        f"Ceiling: a {result['ceiling']['size']}-square matmul, in GFLOP/s: "
-        + ", ".join(f"{name} {value:.0f}" for name, value in ceilings.items())
+        f"Ceiling: the fastest of these {ceiling['size']}-square matmuls, in GFLOP/s:",
+        ", ".join(
+            f"{name} {speed:.0f} by {library}"
+            for name, speeds in ceiling["products"].items()
+            for library, speed in speeds.items()
+        )
         + ".",
         f"Policy: {result['policy_share']:.1%} of the encode time. "
         f"Recompilations over ten budget assignments: {result['recompilations']}.",

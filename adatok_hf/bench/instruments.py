@@ -47,25 +47,32 @@ def synchronize(device: torch.device):
 
 
 def ceiling_size(device: torch.device) -> int:
-    """Rows of the matrices of [`matmul_call`]: enough to be bound by arithmetic, few enough to be quick."""
+    """Rows of the matrices of [`matmul_calls`]: enough to be bound by arithmetic, few enough to be quick."""
     return 1024 if device.type == "cpu" else 8192
 
 
-def matmul_call(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], torch.Tensor], int]:
+def matmul_calls(device: torch.device, dtype: torch.dtype) -> tuple[dict[str, Callable[[], torch.Tensor]], int]:
     """
-    A product of two large square matrices, whose speed is the practical ceiling of any transformer on the machine.
+    A product of two large square matrices by every library that is at hand: the fastest is the practical ceiling of
+    any transformer on the machine. PyTorch's own choice on a CPU is MKL for float32, which on some processors is far
+    from what oneDNN reaches.
 
     Args:
         device (`torch.device`): Where to multiply.
         dtype (`torch.dtype`): Of both matrices.
 
     Returns:
-        `tuple[Callable, int]`: the call to time, and its FLOPs, a multiplication and an addition counted as two.
+        `tuple[dict[str, Callable], int]`: the calls to time, `torch` and, for float32 on a CPU, `oneDNN`; and the
+        FLOPs of each, a multiplication and an addition counted as two.
     """
     size = ceiling_size(device)
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randn(size, size, generator=generator).to(device, dtype) for _ in range(2))
-    return lambda: first @ second, 2 * size**3
+    calls = {"torch": lambda: first @ second}
+    if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        weight = second.T.contiguous()
+        calls["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(first, weight, None, "none", [], "")
+    return calls, 2 * size**3
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from .decode import decode
 from .encode import encode
 from .evaluate import evaluate
 from .evaluate_generation import evaluate_generation
+from .export import export
 from .generate import generate
 from .push import push
 from .reconstruct import reconstruct
@@ -40,6 +41,7 @@ COMMANDS = (
     reward_table,
     calibrate,
     convert,
+    export,
     push,
     check_metrics,
     check_conversion,

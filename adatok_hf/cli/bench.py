@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, prepare_folder
+from .common import load_model, prepare_folder, sample_pixel_values
 from .options import DeviceOption, ModelOption, parse_names, parse_numbers
 
 
@@ -20,6 +20,9 @@ def bench(
         str | None,
         typer.Option(metavar="NAME,NAME...", help="float32, bfloat16, float16; the first two if not given."),
     ] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Measure this export of the model too; see adatok export.")
+    ] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Measure torch.compile too; takes minutes.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the result here, as JSON.")] = None,
     device: DeviceOption = None,
@@ -32,7 +35,9 @@ def bench(
         return
     from ..bench import tatok
     from ..bench.bench import format_table, run_benchmark
+    from ..checkpoint import model_hash
     from ..codec.sequential_tatok import SequentialTaTok
+    from ..export.exported import load_exports
     from ..files import write_json
 
     if out is not None:
@@ -43,14 +48,24 @@ def bench(
     dtypes = parse_names(dtype) if dtype is not None else None
     network, model_id, processor = load_model(model, device, with_tatok=True)
     if isinstance(network, SequentialTaTok):
-        measured, format_table = (
-            tatok.run_tatok_benchmark(network.model, batch_size, repeats),
-            tatok.format_tatok_table,
-        )
+        if export is not None:
+            raise ValueError("--export times the export of an AdaTok; a TaTok has none.")
+        measured = tatok.run_tatok_benchmark(network.model, batch_size, repeats)
+        format_table = tatok.format_tatok_table
     else:
+        if export is not None and network.device.type != "cpu":
+            raise ValueError(f"An export is measured on the CPU; add --device cpu to --export {export}.")
+        exports = load_exports(export, model_hash(network)) if export is not None else None
         pictures = sample_pixel_values(processor) if network.config.is_policy_trained else None
         measured = run_benchmark(
-            network, batch_size, repeats, pictures=pictures, sweep=sizes, dtypes=dtypes, compile=compile
+            network,
+            batch_size,
+            repeats,
+            pictures=pictures,
+            sweep=sizes,
+            dtypes=dtypes,
+            exports=exports,
+            compile=compile,
         )
     result = {"model": model_id, **measured}
     line = json.dumps(result)
@@ -58,11 +73,3 @@ def bench(
         write_json(out, result, indent=None)
     typer.echo(format_table(result))
     typer.echo(line)
-
-
-def sample_pixel_values(processor) -> "torch.Tensor":  # noqa: F821
-    """The pictures that come with the package, as `(pictures, 3, image_size, image_size)` in [-1, 1]."""
-    from ..data import find_images, load_image
-
-    files = find_images([Path(__file__).parent.parent / "samples"])
-    return processor([load_image(file) for file in files], return_tensors="pt")["pixel_values"]

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from ..files import printable, remove_left_overs
+from .options import AUTO
 
 
 def load_model(model: str | None, device: str | None, with_tatok: bool = False):
@@ -30,15 +31,30 @@ def load_model(model: str | None, device: str | None, with_tatok: bool = False):
     return in_sequences(network.eval().to(device)), model or Path(path).name, processor
 
 
-def cast_model(model, dtype: str | None):
-    """Puts a model into another floating point type; after its fingerprint was taken, which knows its type."""
+def cast_model(model, dtype: str | None, writes_codes: bool = False):
+    """
+    Puts a model into another floating point type; after its fingerprint was taken, which knows its type. For `auto`
+    that is what computes fastest, but float32 where codes go to a file: rounding would change a few in a hundred.
+    """
     if dtype is None:
         return model
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"--dtype must be float32, bfloat16 or float16; got {dtype!r}.")
+    if dtype not in (AUTO, "float32", "bfloat16", "float16"):
+        raise ValueError(f"--dtype must be auto, float32, bfloat16 or float16; got {dtype!r}.")
     import torch
 
+    from ..codec.codec import fast_dtype
+
+    if dtype == AUTO:
+        return model.to(torch.float32 if writes_codes else fast_dtype(model.device))
     return model.to(getattr(torch, dtype))
+
+
+def sample_pixel_values(processor) -> "torch.Tensor":  # noqa: F821
+    """The pictures that come with the package, as `(pictures, 3, image_size, image_size)` in [-1, 1]."""
+    from ..data import find_images, load_image
+
+    files = find_images([Path(__file__).parent.parent / "samples"])
+    return processor([load_image(file) for file in files], return_tensors="pt")["pixel_values"]
 
 
 def load_lpips(weights_dir: Path | None, download: bool, device):

@@ -45,7 +45,7 @@ def encode(
     prepare_folder(out.parent)
     network, model_id, processor = load_model(model, device, with_tatok=True)
     forced, fingerprint = parse_budget(budgets, network.config), model_hash(network)
-    network = cast_model(network, dtype)
+    network = cast_model(network, dtype, writes_codes=True)
     batches = ImageBatches(images, processor, say, batch_size, split)
     names, sizes, parts = [], [], []
     with torch.inference_mode():

@@ -19,7 +19,12 @@ WeightsOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps; the GPU, if any, if not given.")]
 DtypeOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="float32, bfloat16 or float16; the model's own if not given.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="float32, bfloat16, float16, or auto: the fastest that the device has, float32 for codes of a file; the "
+        "model's own if not given.",
+    ),
 ]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Images at once.")]
 SplitOption = Annotated[

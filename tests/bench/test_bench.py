@@ -13,6 +13,8 @@ from adatok_hf.bench.bench import (
     spread_budgets,
 )
 from adatok_hf.cli import main
+from adatok_hf.export.export import export_model
+from adatok_hf.export.exported import ExportedAdaTok
 
 
 WIDTH, DEPTH, MLP, PATCHES, RANK = 32, 1, 64, 16, 2
@@ -170,6 +172,37 @@ def test_the_sweep_has_every_dtype_and_batch_size(result):
     for row in result["sweep"]:
         assert row["images_per_second"] == pytest.approx(1000 * row["batch_size"] / row["milliseconds"])
     assert result["ceiling"]["gflops_per_second"].keys() == {"float32", "bfloat16"}
+
+
+def test_the_ceiling_is_the_fastest_product_of_its_dtype_and_all_are_shown(result):
+    ceiling, table = result["ceiling"], format_table(result)
+    for dtype, speeds in ceiling["products"].items():
+        assert ceiling["gflops_per_second"][dtype] == max(speeds.values())
+        assert all(f"{dtype} {speed:.0f} by {library}" in table for library, speed in speeds.items())
+
+
+@pytest.mark.usefixtures("without_tracing")
+def test_exports_are_swept_over_with_the_flops_of_the_model(tiny_model):
+    seen = []
+    exported = ExportedAdaTok(
+        lambda pixels: seen.append(pixels.shape), lambda codes, budgets: seen.append(budgets), {}
+    )
+    result = run_benchmark(tiny_model, 2, 1, 0, sweep=[1, 3], dtypes=["float32"], exports={"onnx": exported})
+    rows = {(row["dtype"], row["batch_size"], row["name"]): row for row in result["sweep"]}
+    assert [key for key in rows if key[0] == "onnx"] == [
+        ("onnx", size, name) for size in (1, 3) for name in ("encode", "decode mixed")
+    ]
+    flops = [row["ceiling_share"] * row["milliseconds"] for row in (rows[k, 3, "encode"] for k in ("onnx", "float32"))]
+    assert flops[0] == pytest.approx(flops[1]) and (3, 3, 32, 32) in seen and "onnx" in format_table(result)
+
+
+def test_an_export_of_another_model_is_one_sentence(tiny_model, processor, tiny_checkpoint, tmp_path, capsys):
+    tiny_model.quantizer.codebook.weight.data += 1
+    export_model(tiny_model, processor, tmp_path / "export", "torch")
+    with pytest.raises(SystemExit) as exit_info:
+        main(["bench", "--model", str(tiny_checkpoint), "--export", str(tmp_path / "export")])
+    stderr = capsys.readouterr().err
+    assert exit_info.value.code == 2 and "other weights" in stderr and len(stderr.splitlines()) == 1
 
 
 @pytest.mark.usefixtures("without_tracing")

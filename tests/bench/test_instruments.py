@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from adatok_hf.bench.instruments import count_flops, matmul_call, peak_memory, time_interleaved
+from adatok_hf.bench.instruments import count_flops, matmul_calls, peak_memory, time_interleaved
 
 
 CPU = torch.device("cpu")
@@ -38,8 +38,14 @@ def test_flops_of_a_fused_block_are_counted_and_the_fast_path_stays_on():
 
 
 def test_the_matmul_has_the_flops_it_says():
-    call, flops = matmul_call(CPU, torch.bfloat16)
-    assert count_flops(call) == flops and call().dtype == torch.bfloat16
+    calls, flops = matmul_calls(CPU, torch.bfloat16)
+    assert count_flops(calls["torch"]) == flops and calls["torch"]().dtype == torch.bfloat16
+
+
+def test_all_libraries_multiply_the_same_matrices():
+    products = [call() for call in matmul_calls(CPU, torch.float32)[0].values()]
+    assert len(products) == 1 + torch.backends.mkldnn.is_available()
+    torch.testing.assert_close(products[0], products[-1], rtol=1e-4, atol=1e-3)
 
 
 def test_peak_memory_is_that_of_tensors_alive_together():

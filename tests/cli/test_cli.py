@@ -18,8 +18,10 @@ from PIL import Image
 from sentences import is_one_sentence
 
 from adatok_hf.cli import main
+from adatok_hf.cli.common import cast_model
 from adatok_hf.cli.decode import png_names
 from adatok_hf.codec.batches import ImageBatches
+from adatok_hf.codec.codec import fast_dtype
 from adatok_hf.codec.codes_file import ImageCodes
 from adatok_hf.codec.grid import GridRow, Reconstruction, draw_grid
 from adatok_hf.codec.reconstruct import measure, reconstruct
@@ -299,6 +301,11 @@ def test_half_precision_is_an_option_and_keeps_the_fingerprint(adatok, pictures,
     assert adatok("decode", out, "--out", tmp_path / "out", "--dtype", "bfloat16")[0] == 0
     code, _, stderr = adatok("encode", pictures, "--out", out, "--dtype", "int8")
     assert code == 2 and is_one_sentence(stderr) and "'int8'" in stderr
+
+
+def test_auto_takes_float32_for_codes_of_a_file_and_what_is_fast_for_pixels(tiny_model):
+    assert cast_model(tiny_model, "auto").dtype == fast_dtype(tiny_model.device)
+    assert cast_model(tiny_model.half(), "auto", writes_codes=True).dtype == torch.float32
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
