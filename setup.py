@@ -39,7 +39,7 @@ EXTRAS = {
         "scipy>=1.14",
     ],
     "demo": ["gradio>=6.29", "pillow<13"],
-    "scale": ["ray[data]>=2.40"],
+    "scale": ["ray[data]>=2.50", "datasets>=4.0"],
 }
 TOOLS = [
     "ipykernel>=7",
@@ -50,7 +50,7 @@ TOOLS = [
     "ruff>=0.9",
     "setuptools>=77",
 ]
-EXTRAS["test"] = sorted({*EXTRAS["train"], *EXTRAS["eval"], *EXTRAS["generate"], *EXTRAS["demo"], *TOOLS})
+EXTRAS["test"] = sorted({*TOOLS}.union(*EXTRAS.values()))
 
 
 class BuildWithCode(build_py):

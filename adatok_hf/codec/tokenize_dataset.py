@@ -19,6 +19,7 @@ from .codes_file import import_pyarrow
 
 
 FORMAT = "adatok-codes-dataset"
+SKIPPED = "adatok-skipped-images"
 UNREADABLE = (OSError, SyntaxError, ValueError)  # of a picture: what PIL and the image processor raise
 
 
@@ -77,8 +78,12 @@ class ShardWriter:
         batch_size (`int`, *optional*, defaults to 32): Images encoded together.
         say (`Callable`, *optional*): Takes a sentence about each image that is skipped.
 
+    Attributes:
+        facts (`dict`): What every shard says of the job: its settings, fingerprints of the model and of the images.
+        num_shards (`int`): How many files the job has.
+
     Raises:
-        `ValueError`: if the tokenizer or the data cannot be loaded, or the folder holds shards of another job.
+        `ValueError`: if the tokenizer or the data cannot be loaded.
     """
 
     def __init__(
@@ -102,12 +107,18 @@ class ShardWriter:
             "model_hash": model_hash(model),
             "policy_hash": policy_hash(model) if job.budgets is None else None,
             "num_images": len(self.rows),
+            "images_hash": hashlib.sha256("\n".join(self.ids).encode()).hexdigest(),
             "codebook_size": model.config.codebook_size,
             "candidate_budgets": list(model.config.budgets),
             "class_names": self.class_names,
         }
         self.num_shards = -(-len(self.rows) // job.images_per_shard)
-        check_shards(self.out, self.facts, [self.path(index) for index in range(self.num_shards)])
+
+    def missing(self) -> list[int]:
+        """Shards that are still to be made; `ValueError` if the folder holds those of another job, or damaged ones."""
+        paths = [self.path(index) for index in range(self.num_shards)]
+        there = check_shards(self.out, self.facts, paths)
+        return [index for index, path in enumerate(paths) if path not in there]
 
     def path(self, index: int) -> Path:
         return self.out / f"codes-{index:05d}-of-{self.num_shards:05d}.parquet"
@@ -119,25 +130,30 @@ class ShardWriter:
 
     def __call__(self, index: int, progress: tqdm | None = None) -> dict[str, int]:
         """
-        Writes a shard.
+        Writes a shard, unless it is there.
 
         Args:
             index (`int`): Which, in `0 .. num_shards - 1`.
             progress (`tqdm`, *optional*): Is moved on by each image.
 
         Returns:
-            `dict[str, int]`: `rows` and `codes` written, `skipped` images.
+            `dict[str, int]`: `rows` and `codes` in it, `skipped` images.
         """
+        if not self.path(index).is_file():
+            self._make(index, progress)
+        return count(self.path(index))
+
+    def _make(self, index: int, progress: tqdm | None):
         columns = {
             name: [] for name in ("image_id", "image_codes", "budget", "label", "variant", "model_hash", "image_hash")
         }
-        batch, skipped = [], 0
+        batch, skipped = [], {}
         for row in self.images_of(index):
             try:
                 batch += self._read(row)
             except UNREADABLE as error:
-                skipped += 1
-                self.say(f"skipped image {self.ids[row]}: {' '.join(str(error).split())}")
+                skipped[self.ids[row]] = " ".join(str(error).split())
+                self.say(f"skipped image {self.ids[row]}: {skipped[self.ids[row]]}")
             if progress is not None:
                 progress.update()
             while len(batch) >= self.batch_size:
@@ -145,8 +161,7 @@ class ShardWriter:
                 batch = batch[self.batch_size :]
         if batch:
             self._encode(batch, columns)
-        self._write(index, columns)
-        return {"rows": len(columns["budget"]), "codes": sum(columns["budget"]), "skipped": skipped}
+        self._write(index, columns, skipped)
 
     def _read(self, row: int) -> list[tuple[dict, torch.Tensor]]:
         image = self.images[row]["image"]
@@ -172,10 +187,11 @@ class ShardWriter:
             for name, value in row.items():
                 columns[name].append(value)
 
-    def _write(self, index: int, columns: dict[str, list]):
+    def _write(self, index: int, columns: dict[str, list], skipped: dict[str, str]):
         arrow, parquet = import_pyarrow()
         schema = codes_features(self.facts["codebook_size"], self.class_names).arrow_schema
-        schema = schema.with_metadata({**schema.metadata, FORMAT: json.dumps(self.facts)})
+        said = {FORMAT: json.dumps(self.facts), SKIPPED: json.dumps(skipped)}
+        schema = schema.with_metadata({**schema.metadata, **said})
         with whole_file(self.path(index)) as temporary:
             parquet.write_table(arrow.table(columns, schema=schema), temporary)
 
@@ -227,19 +243,22 @@ def tokenize_dataset(
     write = ShardWriter(job, out, device, batch_size, say)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mine = range(rank, write.num_shards, world_size)
-    missing = [index for index in mine if not write.path(index).is_file()]
-    made = {"rows": 0, "codes": 0, "skipped": 0}
+    missing = [index for index in write.missing() if index in mine]
     total = sum(len(write.images_of(index)) for index in missing)
     with tqdm(total=total, desc="Images", unit="image", disable=None if rank == 0 else True) as progress:
-        for index in missing:
-            for name, value in write(index, progress).items():
-                made[name] += value
+        made = [write(index, progress) for index in missing]
+    return summary(made, len(mine) - len(missing))
+
+
+def summary(made: list[dict[str, int]], shards_there: int) -> dict:
+    """What a run says of the shards that it made."""
+    rows, codes, skipped = (sum(shard[name] for shard in made) for name in ("rows", "codes", "skipped"))
     return {
-        "shards": len(missing),
-        "shards_there": len(mine) - len(missing),
-        "rows": made["rows"],
-        "skipped": made["skipped"],
-        "mean_budget": made["codes"] / made["rows"] if made["rows"] else None,
+        "shards": len(made),
+        "shards_there": shards_there,
+        "rows": rows,
+        "skipped": skipped,
+        "mean_budget": codes / rows if rows else None,
     }
 
 
@@ -316,9 +335,24 @@ def read_facts(path: Path) -> dict:
     return json.loads(metadata[FORMAT.encode()])
 
 
-def check_shards(out: Path, facts: dict, planned: list[Path]):
-    """Raises `ValueError` if a folder has parquet files that do not belong to the job."""
-    for path in sorted(out.glob("*.parquet")):
+def read_skipped(path: Path) -> dict[str, str]:
+    """Ids of the images that a shard should have and has not, and why."""
+    _, parquet = import_pyarrow()
+    return json.loads(parquet.read_schema(path).metadata.get(SKIPPED.encode(), "{}"))
+
+
+def count(path: Path) -> dict[str, int]:
+    """The `rows` and `codes` of a shard and its `skipped` images."""
+    _, parquet = import_pyarrow()
+    budgets = parquet.read_table(path, columns=["budget"])["budget"].to_pylist()
+    return {"rows": len(budgets), "codes": sum(budgets), "skipped": len(read_skipped(path))}
+
+
+def check_shards(out: Path, facts: dict, planned: list[Path]) -> set[Path]:
+    """The shards in a folder; raises `ValueError` if one of its parquet files does not belong to the job."""
+    there = sorted(out.glob("*.parquet"))
+    planned = set(planned)
+    for path in there:
         found = read_facts(path)
         different = [name for name in facts if found.get(name) != facts[name]]
         if different or path not in planned:
@@ -326,6 +360,7 @@ def check_shards(out: Path, facts: dict, planned: list[Path]):
             raise ValueError(
                 f"{out} holds shards of another job, of another {name}; name another folder, or empty this one."
             )
+    return set(there)
 
 
-__all__ = ["ShardWriter", "TokenizeJob", "read_facts", "tokenize_dataset"]
+__all__ = ["ShardWriter", "TokenizeJob", "read_facts", "read_skipped", "tokenize_dataset"]
