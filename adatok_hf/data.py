@@ -131,13 +131,13 @@ def load_image_dataset(source: str, split: str = "train", max_images: int | None
 
     Args:
         source (`str`):
-            A folder of images; a parquet file, a folder of parquet files or a glob of them, with an `image` column; the
-            same of tar files as `webdataset` has them, with one picture a sample; or the name of a dataset on the Hub.
-            Files and globs may be addresses of an object store that `fsspec` knows, as `s3://bucket/train-*.tar`.
+            A folder of images; a parquet file, a folder of parquet files or a glob of them, with an `image` column;
+            the same of tar files as `webdataset` has them, with one picture a sample; or the name of a dataset on the
+            Hub. Files and globs may be addresses of an object store that `fsspec` knows, `s3://bucket/train-*.tar`.
         split (`str`, *optional*, defaults to `"train"`):
             Split of a Hub dataset, perhaps with a slice as in `"train[:1000]"` or `"train[10%:]"`. In a folder of
-            parquet or tar files, those whose names begin with it. A folder of images has no splits, so of its only the slice
-            counts.
+            parquet or tar files, those whose names begin with it. A folder of images has no splits, so of its only the
+            slice counts.
         max_images (`int`, *optional*): Takes that many images, spread evenly over the source.
 
     Returns:
@@ -154,9 +154,7 @@ def load_image_dataset(source: str, split: str = "train", max_images: int | None
     elif "*" in source or path.suffix == ".parquet":
         dataset = _load_parquet([source], rows)
     elif "://" in source:
-        raise ValueError(
-            f"Of an object store, name parquet or tar files, or a glob that ends like them; got {source!r}."
-        )
+        raise ValueError(f"Of an object store, name parquet or tar files, or a glob of them; got {source!r}.")
     elif path.is_dir():
         parquet_files, tars = (sorted(map(str, path.glob(f"{name}*{end}"))) for end in (".parquet", ".tar"))
         if parquet_files:
