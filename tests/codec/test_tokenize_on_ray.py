@@ -57,6 +57,7 @@ def kill_one(process: psutil.Process, kind: str, choose: random.Random) -> bool:
     return bool(found)
 
 
+@pytest.mark.slow
 def test_an_actor_is_killed_and_the_rows_are_those_of_the_local_engine(make_job, tmp_path, tiny_checkpoint):
     job, out, killed, said = make_job(tiny_checkpoint, 40, variants=8), tmp_path / "ray", [], []
     local = tokenize_dataset(job, tmp_path / "local")

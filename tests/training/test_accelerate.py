@@ -77,3 +77,13 @@ def test_two_processes_that_are_cut_off_end_as_if_they_had_not_been(train):
     assert losses(cut) == losses(whole)
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, cut))
     assert [name for name in one if not one[name].equal(other[name])] == []
+
+
+@pytest.mark.parametrize("asked_by", ["launcher", "recipe"])
+def test_fsdp_is_refused(tmp_path, monkeypatch, one_sentence, asked_by):
+    if asked_by == "launcher":
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    options = ["--fsdp", "full_shard"] if asked_by == "recipe" else []
+    with one_sentence("ddp.yaml"):
+        tokenizer.train_recipe("tiny-64", ["--output-dir", str(tmp_path / "out"), *options])
+    assert not (tmp_path / "out").exists()
