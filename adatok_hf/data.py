@@ -132,12 +132,13 @@ def load_image_dataset(source: str, split: str = "train", max_images: int | None
 
     Args:
         source (`str`):
-            A folder of images; a parquet file, a folder of parquet files or a glob of them, with an `image` column; or
-            the name of a dataset on the Hub.
+            A folder of images; a parquet file, a folder of parquet files or a glob of them, with an `image` column;
+            the same of tar files as `webdataset` has them, with one picture a sample; or the name of a dataset on the
+            Hub. Files and globs may be addresses of an object store that `fsspec` knows, `s3://bucket/train-*.tar`.
         split (`str`, *optional*, defaults to `"train"`):
             Split of a Hub dataset, perhaps with a slice as in `"train[:1000]"` or `"train[10%:]"`. In a folder of
-            parquet files, those whose names begin with it. A folder of images has no splits, so of its only the slice
-            counts.
+            parquet or tar files, those whose names begin with it. A folder of images has no splits, so of its only the
+            slice counts.
         max_images (`int`, *optional*): Takes that many images, spread evenly over the source.
 
     Returns:
@@ -148,12 +149,19 @@ def load_image_dataset(source: str, split: str = "train", max_images: int | None
     """
     path = Path(source)
     name, bracket, rest = split.partition("[")
-    if "*" in source or path.suffix == ".parquet":
-        dataset = _load_parquet([source], bracket + rest)
+    rows = bracket + rest
+    if path.suffix == ".tar":
+        dataset = _load_tars([source], rows)
+    elif "*" in source or path.suffix == ".parquet":
+        dataset = _load_parquet([source], rows)
+    elif "://" in source:
+        raise ValueError(f"Of an object store, name parquet or tar files, or a glob of them; got {source!r}.")
     elif path.is_dir():
-        parquet_files = sorted(str(file) for file in path.glob(f"{name}*.parquet"))
-        rows = bracket + rest
-        dataset = _load_parquet(parquet_files, rows) if parquet_files else _load_folder(path, rows)
+        parquet_files, tars = (sorted(map(str, path.glob(f"{name}*{end}"))) for end in (".parquet", ".tar"))
+        if parquet_files:
+            dataset = _load_parquet(parquet_files, rows)
+        else:
+            dataset = _load_tars(tars, rows) if tars else _load_folder(path, rows)
     else:
         dataset = _load_hub_dataset(source, split)
     if max_images is not None and max_images < len(dataset):
@@ -224,16 +232,31 @@ def _holds_bytes(feature) -> bool:
 
 
 def _load_parquet(files: list[str], rows: str) -> Dataset:
+    return ImageTable(_load_table("parquet", files, rows), files[0])
+
+
+def _load_tars(files: list[str], rows: str) -> Dataset:
+    from datasets import Image as ImageFeature
+
+    table = _load_table("webdataset", files, rows)
+    pictures = [name for name, feature in table.features.items() if isinstance(feature, ImageFeature)]
+    if len(pictures) != 1:
+        raise ValueError(f"A sample of {files[0]!r} needs one picture; its files are {table.column_names}.")
+    names = {pictures[0]: "image"} | ({"cls": "label"} if "cls" in table.column_names else {})
+    return ImageTable(table.rename_columns(names), files[0])
+
+
+def _load_table(kind: str, files: list[str], rows: str):
+    """What `datasets` makes of parquet files, or of tar files in the format of webdataset."""
     require("train", "datasets")
     from datasets import load_dataset
 
     try:
-        table = load_dataset("parquet", data_files={"train": files}, split=f"train{rows}")
-    # A damaged table may fail anywhere in its reader, and in any way.
+        return load_dataset(kind, data_files={"train": files}, split=f"train{rows}")
+    # A damaged file may fail anywhere in its reader, and in any way.
     except Exception as error:
         reason = first_line(error.__cause__ or error).rstrip(".")
-        raise ValueError(f"{files[0]!r} gives no parquet data ({reason}); name an existing file or glob.") from error
-    return ImageTable(table, files[0])
+        raise ValueError(f"{files[0]!r} gives no {kind} data ({reason}); name an existing file or glob.") from error
 
 
 def _load_hub_dataset(name: str, split: str) -> Dataset:

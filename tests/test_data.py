@@ -1,6 +1,11 @@
 """Image folders, parquet files and what they say when they are no good."""
 
+import io
+import tarfile
+from pathlib import Path
+
 import datasets
+import fsspec
 import pytest
 import torch
 from PIL import Image
@@ -75,6 +80,55 @@ def test_parquet_file(write_parquet, pictures):
     dataset = load_image_dataset(str(write_parquet("pictures.parquet")))
     assert [pixels(dataset, index) for index in range(len(dataset))] == [image.tobytes() for image in pictures]
     assert set(dataset[0]) == {"image", "group"}
+
+
+@pytest.fixture
+def write_tar(tmp_path, pictures):
+    """Writes pictures and their numbers into a tar file, as webdataset has them."""
+
+    def write(name: str, kinds=("png",)) -> Path:
+        with tarfile.open(tmp_path / name, "w") as tar:
+            for index, picture in enumerate(pictures):
+                contents = {"cls": str(index % 3).encode()}
+                for kind in kinds:
+                    picture.save(buffer := io.BytesIO(), kind)
+                    contents[kind] = buffer.getvalue()
+                for suffix, content in contents.items():
+                    member = tarfile.TarInfo(f"sample-{index}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize("source", ["train-0.tar", "*.tar", "."])
+def test_tar_files_of_webdataset(tmp_path, write_tar, pictures, source):
+    write_tar("train-0.tar")
+    dataset = load_image_dataset(str(tmp_path / source), "train[:7]")
+    assert [pixels(dataset, index) for index in range(len(dataset))] == [image.tobytes() for image in pictures[:7]]
+    assert dataset.table["label"][:] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_tar_file_with_two_pictures_in_a_sample(write_tar, one_sentence):
+    with one_sentence("train.tar", "png", "webp"):
+        load_image_dataset(str(write_tar("train.tar", ["png", "webp"])))
+
+
+@pytest.mark.parametrize("name", ["train-0.tar", "train-0.parquet"])
+def test_files_of_an_object_store(write_tar, write_parquet, pictures, monkeypatch, name):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # which means every download, this memory's too
+    path = (write_tar if name.endswith(".tar") else write_parquet)(name)
+    fsspec.filesystem("memory").pipe(f"/bucket/{name}", path.read_bytes())
+    for source in (f"memory://bucket/{name}", f"memory://bucket/*{path.suffix}", f"file://{path}"):
+        dataset = load_image_dataset(source)
+        assert [pixels(dataset, index) for index in range(len(dataset))] == [image.tobytes() for image in pictures]
+
+
+@pytest.mark.parametrize("source", ["memory://nothing/a.tar", "nosuch://bucket/a.parquet", "memory://bucket/pictures"])
+def test_an_object_store_that_gives_nothing(source, one_sentence):
+    with one_sentence(source):
+        load_image_dataset(source)
 
 
 def test_folder_of_parquet_files_serves_its_splits(tmp_path, write_parquet, pictures):

@@ -34,7 +34,7 @@ CostBiasOption = Annotated[
     float | None,
     typer.Option(help="Shifts the policy: positive is cheaper, negative finer; the model's own if not given."),
 ]
-DataOption = Annotated[str, typer.Option(help="Image folder, parquet files or Hub dataset.")]
+DataOption = Annotated[str, typer.Option(help="Image folder, parquet or tar files, or Hub dataset.")]
 MaxImagesOption = Annotated[int | None, typer.Option(min=1, help="How many images, evenly spread; all if not given.")]
 RecipeOption = Annotated[
     str, typer.Option(metavar="NAME_OR_PATH", help="A recipe of the package for this stage, or a YAML file.")

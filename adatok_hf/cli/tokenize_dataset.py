@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..extras import require
 from .common import prepare_folder, say
 from .options import CostBiasOption, DataOption, DeviceOption, MaxImagesOption, ModelOption, check_cost_bias
 
@@ -27,25 +28,31 @@ def tokenize_dataset(
     batch_size: Annotated[int, typer.Option(min=1, help="Images encoded together.")] = 32,
     seed: Annotated[int, typer.Option(help="Of the random squares.")] = 0,
     engine: Annotated[str, typer.Option(metavar="local|ray", help="What shares out the shards.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of the ray engine; one for each GPU, or CPU, if not given.")
+    ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
 ):
     """
     Turn images into a dataset of image codes, to train a generator on. What was cut off goes on when started again;
-    under torchrun every process makes its share.
+    under torchrun every process makes its share, and by --engine ray a machine or a cluster does.
     """
+    if engine not in ENGINES:
+        raise ValueError(f"--engine must be local or ray; got {engine!r}.")
+    if engine == "ray":
+        require("scale", "ray")
+    elif workers is not None:
+        raise ValueError("--workers is for --engine ray; several processes of the local engine are torchrun's.")
     import torch
 
     from .. import default_checkpoint
     from ..checkpoint import load_checkpoint
     from ..codec.tokenize_dataset import TokenizeJob
-    from ..codec.tokenize_dataset import tokenize_dataset as run
+    from ..codec.tokenize_dataset import tokenize_dataset as tokenize
+    from ..codec.tokenize_on_ray import tokenize_on_ray
     from .options import parse_budget
 
-    if engine not in ENGINES:
-        raise ValueError(f"--engine must be local or ray; got {engine!r}.")
-    if engine == "ray":
-        raise ValueError("The ray engine is not there yet; use --engine local, under torchrun for several processes.")
     check_cost_bias(cost_bias, budgets)
     prepare_folder(out)
     model = model or default_checkpoint()
@@ -63,7 +70,10 @@ def tokenize_dataset(
         seed=seed,
     )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    made = run(job, out, device, batch_size, say)
+    if engine == "ray":
+        made = tokenize_on_ray(job, out, device, batch_size, say, workers)
+    else:
+        made = tokenize(job, out, device, batch_size, say)
     mean = f", mean budget {made['mean_budget']:.1f}" if made["rows"] else ""
     typer.echo(
         f"{made['rows']} rows{mean}, {made['shards']} shards written to {out}, {made['shards_there']} were there"

@@ -79,7 +79,7 @@ class ShardWriter:
         say (`Callable`, *optional*): Takes a sentence about each image that is skipped.
 
     Attributes:
-        facts (`dict`): What every shard says of the job: settings, fingerprints of the model and of the images.
+        facts (`dict`): What every shard says of the job: its settings, fingerprints of the model and of the images.
         num_shards (`int`): How many files the job has.
 
     Raises:

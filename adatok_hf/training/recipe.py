@@ -1,6 +1,7 @@
 """Reading recipes and running them."""
 
 import json
+import os
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -110,10 +111,13 @@ def run_recipe(
         train (`Callable`): Takes one instance of each class, gives the metrics.
 
     Raises:
-        `ValueError`: as [`parse_recipe`], if another run writes into the same output folder, and what `train` raises.
+        `ValueError`: as [`parse_recipe`], if FSDP is asked for, if another run writes into the same
+            output folder, and what `train` raises.
     """
     parsed = parse_recipe(stage, recipe, overrides, argument_classes)
-    (folder,) = (arguments.output_dir for arguments in parsed if isinstance(arguments, TrainingArguments))
+    (arguments,) = (each for each in parsed if isinstance(each, TrainingArguments))
+    _check_sharding(arguments)
+    folder = arguments.output_dir
     state = PartialState()
     with sole_user(folder) if state.is_main_process else nullcontext():
         if state.is_main_process:
@@ -124,6 +128,12 @@ def run_recipe(
     # A process that ends while another still writes takes that one's connection away, and it aborts.
     state.wait_for_everyone()
     state.destroy_process_group()
+
+
+def _check_sharding(arguments: TrainingArguments):
+    """Averages, revivals and checkpoints need the whole model in every process; parts of it would do silent harm."""
+    if arguments.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise ValueError("Trainings run under DDP, not FSDP: take adatok_hf/recipes/accelerate/ddp.yaml.")
 
 
 def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:

@@ -1,5 +1,6 @@
 import datasets
 import pytest
+from fresh_process import FreshProcess
 
 from adatok_hf.cli import main
 
@@ -28,11 +29,31 @@ def test_it_writes_shards_and_says_how_many(tokenize, tmp_path, write_pictures):
     assert code == 0 and "0 rows" in out and "3 were there" in out
 
 
-@pytest.mark.parametrize("options, word", [(["--engine", "ray"], "ray"), (["--engine", "dask"], "dask")])
-def test_engines_that_are_not_there_are_refused(tokenize, tmp_path, write_pictures, options, word):
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (["--engine", "dask"], "dask"),
+        (["--workers", "2"], "--workers"),
+    ],
+)
+def test_engines_that_do_not_fit_are_refused(tokenize, tmp_path, write_pictures, options, word):
     folder = write_pictures(tmp_path / "pictures", 1)
     code, _, err = tokenize("--data", folder, "--out", tmp_path / "out", *options)
     assert code == 2 and word in err and err.count("\n") == 1
+
+
+def test_without_ray_its_engine_says_what_to_install(tmp_path):
+    code = """
+        import contextlib, io
+        from adatok_hf.cli import main
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            try:
+                main(["tokenize-dataset", "--data", "pictures", "--out", "out", "--engine", "ray"])
+            except SystemExit as error:
+                result = [error.code, said.getvalue()]
+    """
+    with FreshProcess(tmp_path, ["ray"]) as process:
+        assert process.run(code) == [2, 'adatok: error: The package ray is missing: pip install "adatok-hf[scale]".\n']
 
 
 def test_a_skipped_picture_shows_in_the_exit_code(tokenize, tmp_path, write_pictures):
