@@ -2,11 +2,14 @@
 
 import os
 import sys
+from functools import partial
 
 import torch
 
-from adatok_hf.training import train_tokenizer as tokenizer
+from adatok_hf.training.recipe import run_recipe
+from adatok_hf.training.tokenizer_arguments import ARGUMENT_CLASSES
 from adatok_hf.training.tokenizer_trainer import ReconstructionTrainer
+from adatok_hf.training.train_tokenizer import train
 
 
 class RecordingTrainer(ReconstructionTrainer):
@@ -36,5 +39,4 @@ class RecordingTrainer(ReconstructionTrainer):
         return result
 
 
-tokenizer.ReconstructionTrainer = RecordingTrainer
-tokenizer.train_recipe(sys.argv[1], sys.argv[2:])
+run_recipe("tokenizer", sys.argv[1], sys.argv[2:], ARGUMENT_CLASSES, partial(train, trainer_class=RecordingTrainer))
