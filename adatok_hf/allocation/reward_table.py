@@ -78,7 +78,7 @@ class RewardTable:
     >>> images = [{"image": Image.new("RGB", (32, 32), color)} for color in ("white", "teal", "navy")]
     >>> distance = lambda first, second: (first - second).abs().mean(dim=(1, 2, 3))  # or load_lpips()
     >>> with TemporaryDirectory() as folder:
-    ...     build_reward_table(AdaTokModel(config).eval(), processor, images, distance, folder)
+    ...     skipped = build_reward_table(AdaTokModel(config).eval(), processor, images, distance, folder)
     ...     table = RewardTable.load(folder)
     >>> table.psnr.shape, table.budgets.tolist()
     (torch.Size([3, 2]), [64, 256])

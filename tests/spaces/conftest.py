@@ -49,6 +49,11 @@ class Space:
             self.process.wait(timeout=60)
 
 
+def hear_interrupts():
+    """What a shell starts in the background ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def pipeline_folder(tmp_path_factory) -> Path:
     """A pipeline with the embedded tokenizer and a random generator of a few thousand weights."""
@@ -83,7 +88,9 @@ def space(tmp_path_factory, pipeline_folder, weights_dir):
     }
     log = temporary.with_name("space.log")
     with log.open("wb") as output:
-        process = subprocess.Popen([sys.executable, APP], env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [sys.executable, APP], env=environment, stdout=output, stderr=output, preexec_fn=hear_interrupts
+        )
     running = Space(f"http://127.0.0.1:{port}", process, cache, temporary)
     try:
         wait_for(running, log)
