@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .common import prepare_folder
-from .options import DeviceOption
+from .options import DeviceOption, TokenizerOption
 
 
 PAPER = "paper"  # 256 px, at most 256 codes, LlamaGen-B, mean 118
@@ -21,10 +21,7 @@ def bench_generation(
             help="A pipeline or generator; paper for random weights of LlamaGen-B's size, 256 codes, mean 118.",
         ),
     ] = PAPER,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="PATH_OR_REPO", help="Tokenizer of a generator; the embedded one if not given."),
-    ] = None,
+    model: TokenizerOption = None,
     images: Annotated[int, typer.Option(min=1, help="Requests of a round.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Images made together.")] = 64,
     mean_budget: Annotated[

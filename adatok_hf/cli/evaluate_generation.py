@@ -8,35 +8,42 @@ from typing import Annotated
 import typer
 
 from .common import prepare_folder, say
-from .options import AUTO, DataOption, DeviceOption, MaxImagesOption, parse_names, parse_numbers
+from .options import (
+    AUTO,
+    DataOption,
+    DeviceOption,
+    GeneratorOption,
+    GuidanceScaleOption,
+    GuidanceScheduleOption,
+    MaxImagesOption,
+    TemperatureOption,
+    TokenizerOption,
+    TopKOption,
+    TopPOption,
+    parse_names,
+    parse_numbers,
+)
 
 
 def evaluate_generation(
     context: typer.Context,
-    generator: Annotated[
-        str, typer.Option(metavar="PATH_OR_REPO", help="A pipeline, or a generator of `adatok train generator`.")
-    ],
+    generator: GeneratorOption,
     data: DataOption,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results.json and finished parts go.")],
     split: Annotated[str, typer.Option(help="Split of the data.")] = "validation",
     budgets: Annotated[
         str, typer.Option(metavar="auto,N...", help="Budgets as drawn, and candidates for all images.")
     ] = AUTO,
-    guidance_scale: Annotated[float, typer.Option(help="Above 1 the class shows more; 1 is none.")] = 1.0,
-    guidance_schedule: Annotated[
-        str, typer.Option(metavar="constant|linear", help="Linear begins at 1.")
-    ] = "constant",
-    temperature: Annotated[float, typer.Option(help="Less is less varied; 0 takes the likeliest.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Draw among so many likeliest codes; 0 for all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw among codes of that probability together.")] = 1.0,
+    guidance_scale: GuidanceScaleOption = 1.0,
+    guidance_schedule: GuidanceScheduleOption = "constant",
+    temperature: TemperatureOption = 1.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
     seed: Annotated[int, typer.Option(help="Image i gets seed + i.")] = 0,
     max_images: MaxImagesOption = None,
     kid_subset_size: Annotated[int, typer.Option(min=2, help="Images of a subset in KID.")] = 1000,
     batch_size: Annotated[int, typer.Option(min=1, help="Images written together.")] = 64,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="PATH_OR_REPO", help="Tokenizer of a generator; the embedded one if not given."),
-    ] = None,
+    model: TokenizerOption = None,
     weights_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder with Inception; else ADATOK_WEIGHTS_DIR.")
     ] = None,

@@ -6,35 +6,37 @@ from typing import Annotated
 import typer
 
 from .common import prepare_folder, say
-from .options import DeviceOption
+from .options import (
+    DeviceOption,
+    GeneratorOption,
+    GuidanceScaleOption,
+    GuidanceScheduleOption,
+    TemperatureOption,
+    TokenizerOption,
+    TopKOption,
+    TopPOption,
+)
 
 
 ANY = "any"  # stands for the null class
 
 
 def generate(
-    generator: Annotated[
-        str, typer.Option(metavar="PATH_OR_REPO", help="A pipeline, or a generator of `adatok train generator`.")
-    ],
+    generator: GeneratorOption,
     label: Annotated[
         list[str] | None, typer.Option(help="A class by name or number, or any; may be given several times.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Pictures of each label.")] = 4,
     budget: Annotated[str, typer.Option(metavar="auto|N", help="Each picture's own, or one for all.")] = "auto",
-    guidance_scale: Annotated[float, typer.Option(help="Above 1 the class shows more; 1 is none.")] = 1.0,
-    guidance_schedule: Annotated[
-        str, typer.Option(metavar="constant|linear", help="Linear begins at 1.")
-    ] = "constant",
-    temperature: Annotated[float, typer.Option(help="Less is less varied; 0 takes the likeliest.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Draw among so many likeliest codes; 0 for all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw among codes of that probability together.")] = 1.0,
+    guidance_scale: GuidanceScaleOption = 1.0,
+    guidance_schedule: GuidanceScheduleOption = "constant",
+    temperature: TemperatureOption = 1.0,
+    top_k: TopKOption = 0,
+    top_p: TopPOption = 1.0,
     seed: Annotated[int, typer.Option(help="Picture i gets seed + i.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made together.")] = 64,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where grid.png and results.json go.")] = Path("generated"),
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="PATH_OR_REPO", help="Tokenizer of a generator; the embedded one if not given."),
-    ] = None,
+    model: TokenizerOption = None,
     device: DeviceOption = None,
 ):
     """Generate pictures of classes, each with as many codes as it deserves."""

@@ -39,6 +39,18 @@ MaxImagesOption = Annotated[int | None, typer.Option(min=1, help="How many image
 RecipeOption = Annotated[
     str, typer.Option(metavar="NAME_OR_PATH", help="A recipe of the package for this stage, or a YAML file.")
 ]
+GeneratorOption = Annotated[
+    str, typer.Option(metavar="PATH_OR_REPO", help="A pipeline, or a generator of `adatok train generator`.")
+]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(metavar="PATH_OR_REPO", help="Tokenizer of a generator; the embedded one if not given."),
+]
+GuidanceScaleOption = Annotated[float, typer.Option(help="Above 1 the class shows more; 1 is none.")]
+GuidanceScheduleOption = Annotated[str, typer.Option(metavar="constant|linear", help="Linear begins at 1.")]
+TemperatureOption = Annotated[float, typer.Option(help="Less is less varied; 0 takes the likeliest.")]
+TopKOption = Annotated[int, typer.Option(help="Draw among so many likeliest codes; 0 for all.")]
+TopPOption = Annotated[float, typer.Option(help="Draw among codes of that probability together.")]
 
 AUTO = "auto"
 

@@ -108,7 +108,8 @@ class SequentialTaTok(nn.Module):
             raise ValueError(f"TaTok has no policy that a cost bias could shift, but a threshold; got {cost_bias}.")
         config = self.model.config
         full = self.model.encode(pixel_values, num_tokens=config.num_latent_tokens)
-        own = self.model.count_kept(full.patch_entropy.gather(1, full.patch_order), num_tokens=budgets)
+        entropy = full.patch_entropy.gather(1, full.patch_order)
+        own = self.model.count_kept(entropy, num_tokens=budgets)
         ids = config.global_codebook_size + full.patch_codes
         ids = ids + config.patch_codebook_size * torch.arange(config.num_patches, device=ids.device)
         image_codes = torch.cat([full.global_codes, ids.gather(1, full.patch_order)], dim=1)
@@ -118,7 +119,7 @@ class SequentialTaTok(nn.Module):
             image_codes=image_codes.masked_fill(~code_mask, self.config.codebook_size),
             budgets=kept,
             code_mask=code_mask,
-            budget_logits=full.patch_entropy.gather(1, full.patch_order),
+            budget_logits=entropy,
         )
 
     def chosen_budgets(self, encoded: AdaTokEncoderOutput) -> torch.LongTensor:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..checkpoint import model_hash
 from ..codec.tokenize_dataset import labels_of
-from ..data import ImageFileError
+from ..data import ImageFileError, read_images
 from ..files import read_json, whole_file, write_json
 from ..metrics.images import to_uint8
 from ..metrics.inception import MIN_IMAGES, FeatureStatistics, frechet_distance, kernel_distance
@@ -134,7 +134,10 @@ def evaluate_generation(
 
 
 class _Units:
-    """Features of the real images, of their reconstructions and of the images of a budget, measured part by part."""
+    """
+    Features of the real images, of their reconstructions and of the images of a budget, measured part by part. The
+    real ones come first: `rows` are those that could be read.
+    """
 
     def __init__(self, pipe, dataset, out: Path, settings: GenerationSettings, inception, warn):
         self.pipe, self.dataset, self.settings, self.inception, self.warn = pipe, dataset, settings, inception, warn
@@ -152,14 +155,11 @@ class _Units:
 
     def _claim_folder(self):
         """Refuses to mix two evaluations in one folder."""
-        weights = hashlib.sha256()
-        for name, tensor in sorted(self.pipe.transformer.state_dict().items()):
-            weights.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
         settings = asdict(self.settings)
         del settings["budgets"], settings["kid_subset_size"], settings["batch_size"]  # change no feature
         identity = {
             "tokenizer": model_hash(self.pipe.image_tokenizer),
-            "generator": weights.hexdigest(),
+            "generator": model_hash(self.pipe.transformer),
             "num_images": len(self.dataset),
             "labels": hashlib.sha256(self.numbers.numpy().tobytes()).hexdigest(),
             **settings,
@@ -175,7 +175,7 @@ class _Units:
     def load(self, unit: int | str) -> dict[str, torch.Tensor]:
         """The columns of a unit: `features`, `budgets` where there are any, and `labels` of real images."""
         parts = []
-        count = len(self.dataset if unit == "real" else self.load_rows())
+        count = len(self.dataset if unit == "real" else self.rows)
         with tqdm(total=count, desc=f"Features of {unit}", unit="image", disable=None) as progress:
             size = self.settings.images_per_part
             for start in range(0, count, size):
@@ -187,12 +187,10 @@ class _Units:
                         save_file({name: value.contiguous() for name, value in columns.items()}, temporary)
                 parts.append(load_file(path))
                 progress.update(len(rows))
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def load_rows(self) -> torch.Tensor:
-        """Rows of the data whose images could be read, in order."""
-        paths = sorted(self.folder.glob("real-*.safetensors"))
-        return torch.cat([load_file(path)["rows"] for path in paths])
+        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if unit == "real":
+            self.rows = columns["rows"]
+        return columns
 
     @torch.inference_mode()
     def _measure(self, unit: int | str, rows: range) -> dict[str, torch.Tensor]:
@@ -204,30 +202,23 @@ class _Units:
 
     def _measure_real(self, rows: range) -> dict[str, torch.Tensor]:
         read, features = [], []
-        for row in rows:
-            try:
-                pixel_values = self._pixel_values(row)
-            except ValueError as error:
-                self.warn(f"skipped: {error}")
-                continue
+        for row, _, pixel_values in read_images(self.dataset, rows, self.pipe.image_processor, self.warn):
             read.append(row)
             features.append(self.inception(to_uint8(pixel_values).to(self.pipe.device)).cpu())
         if not read:
             raise ImageFileError(f"None of the images {rows.start} to {rows.stop - 1} of the data could be read.")
         return {"features": torch.cat(features), "rows": torch.tensor(read), "labels": self.numbers[read]}
 
-    def _pixel_values(self, row: int) -> torch.Tensor:
-        return self.pipe.image_processor(self.dataset[row]["image"], return_tensors="pt")["pixel_values"]
-
     def _reconstruct(self, rows: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for some in self.load_rows()[rows.start : rows.stop].split(32):
-            pixel_values = torch.cat([self._pixel_values(row) for row in some.tolist()])
+        for some in self.rows[rows.start : rows.stop].split(32):
+            images = read_images(self.dataset, some.tolist(), self.pipe.image_processor, self.warn)
+            pixel_values = torch.cat([values for _, _, values in images])
             output = self.pipe.image_tokenizer(pixel_values.to(self.pipe.device))
             yield output.pixel_values, output.budgets
 
     def _generate(self, budget: int | str, rows: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Images by the seeds of their places, so that neither parts nor batches matter."""
-        labels = self.numbers[self.load_rows()[rows.start : rows.stop]].tolist()
+        labels = self.numbers[self.rows[rows.start : rows.stop]].tolist()
         self.pipe.set_progress_bar_config(disable=True)
         output = self.pipe(
             labels if self.has_classes else [None] * len(labels),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from ..allocation.choice import choose_columns
 from ..extras import require
 from ..files import first_line, read_json
 from .graphs import DECODER, ENCODER, INPUTS
@@ -72,11 +73,11 @@ class ExportedAdaTok:
         Returns:
             `torch.LongTensor` of shape `(batch,)`: candidate budgets, the largest for a policy that is not trained.
         """
-        budgets, limit = torch.tensor(self.config["budgets"]), self.config["num_latent_tokens"]
+        budgets = torch.tensor(self.config["budgets"])
         if not self.config["is_policy_trained"]:
             return budgets[-1:].expand(len(budget_logits))
         bias = self.config["cost_bias"] if cost_bias is None else cost_bias
-        return budgets[(budget_logits - bias * budgets / limit).argmax(dim=-1)]
+        return budgets[choose_columns(budget_logits, budgets, bias)]
 
 
 def load_exports(folder: str | Path, fingerprint: str) -> dict[str, ExportedAdaTok]:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from distance import Distance
 from safetensors.torch import load_file
 from tiny_recipe import RECIPE
-from torch import nn
 
 from adatok_hf.checkpoint import load_checkpoint
 from adatok_hf.cli import main
@@ -32,13 +32,6 @@ from adatok_hf.study.fixed_study import (
 )
 from adatok_hf.study.heads_study import count_head_parameters
 from adatok_hf.training.train_tokenizer import build_model
-
-
-class Distance(nn.Module):
-    """In place of LPIPS: the mean absolute difference."""
-
-    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        return (first - second).abs().mean(dim=(1, 2, 3), keepdim=True)
 
 
 @pytest.fixture(autouse=True)

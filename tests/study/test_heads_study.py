@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from distance import Distance
 from PIL import Image
-from torch import nn
 
 from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
 from adatok_hf.cli import main
@@ -20,13 +20,6 @@ from adatok_hf.training.tokenizer_trainer import ReconstructionTrainer
 
 BUDGETS = [4, 8, 16]
 ARGUMENTS = {"steps": 3, "batch_size": 4, "seeds": 2, "learning_rate": 1e-2, "perceptual_weight": 0.0, "bf16": False}
-
-
-class Distance(nn.Module):
-    """In place of LPIPS: the mean absolute difference."""
-
-    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        return (first - second).abs().mean(dim=(1, 2, 3), keepdim=True)
 
 
 class RecordingTrainer(ReconstructionTrainer):
