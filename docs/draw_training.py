@@ -40,8 +40,11 @@ def draw(runs: dict[str, dict[str, list]]):
             left.plot(*zip(*found["loss"]), color=color, label=name)
             for key, style in ((key, "-" if key.startswith("largest") else ":") for key in found if key != "loss"):
                 right.plot(*zip(*found[key]), style, color=color, marker=".", label=f"{name}, {key.split(', ')[1]}")
-        left.set(title="Reconstruction loss at random budgets", xlabel="images seen", yscale="log")
-        right.set(title="PSNR of 256 validation images, dB", xlabel="images seen")
+        left.set(title="Reconstruction loss at random budgets", yscale="log")
+        right.set(title="PSNR of 256 validation images, dB")
+        for axes in (left, right):
+            axes.set_xlabel("images seen")
+            axes.xaxis.set_major_formatter(lambda images, _: f"{images / 1000:g}k")
         left.legend()
         right.legend()
 
