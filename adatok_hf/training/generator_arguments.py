@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments
+from .optimizer import MuonTrainingArguments
 
 
 @dataclass
@@ -30,7 +30,7 @@ class GeneratorDataArguments:
 
 
 @dataclass
-class GeneratorTrainingArguments(TrainingArguments):
+class GeneratorTrainingArguments(MuonTrainingArguments):
     """Arguments of the generator: those of [`~transformers.TrainingArguments`] and the dropout of classes."""
 
     # The sampler needs the length of the rows, which is no input of the model.

@@ -1,9 +1,33 @@
 """Muon for the matrices, AdamW for the rest, as one optimizer."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
+from transformers import TrainingArguments
+
+
+@dataclass
+class MuonTrainingArguments(TrainingArguments):
+    """Arguments of a training in which Muon may take over the matrices of the transformer layers."""
+
+    muon: bool = field(
+        default=False,
+        metadata={"help": "Whether Muon trains the matrices of the transformer layers, and AdamW only the rest."},
+    )
+    adamw_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of AdamW beside Muon; learning_rate is for both if not given."}
+    )
+
+    def __post_init__(self):
+        if self.adamw_learning_rate is not None and not (self.muon and self.adamw_learning_rate >= 0):
+            raise ValueError(
+                f"adamw_learning_rate must be at least 0, with muon=True; got {self.adamw_learning_rate} with "
+                f"muon={self.muon}. Without Muon, learning_rate is that of AdamW."
+            )
+        super().__post_init__()
 
 
 class MuonWithAdamW(Optimizer):
@@ -68,3 +92,20 @@ class MuonWithAdamW(Optimizer):
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
         self._share_groups()
+
+
+def muon_with_adamw(model: nn.Module, args: MuonTrainingArguments) -> MuonWithAdamW:
+    """The optimizer of a model's trained parameters: Muon for the matrices of its `layers`, AdamW for the rest."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
+    return MuonWithAdamW(
+        matrices,
+        others,
+        args.learning_rate,
+        args.adamw_learning_rate,
+        weight_decay=args.weight_decay,
+        betas=(args.adam_beta1, args.adam_beta2),
+        eps=args.adam_epsilon,
+    )

@@ -4,10 +4,11 @@ import inspect
 import json
 from dataclasses import dataclass, field, make_dataclass
 
-from transformers import PreTrainedConfig, TrainingArguments
+from transformers import PreTrainedConfig
 
 from ..modeling import AdaTokConfig
 from .argument_help import docstring_help
+from .optimizer import MuonTrainingArguments
 
 
 TRAINABLE_PARTS = ("heads", "decoder")
@@ -83,7 +84,7 @@ class DataArguments:
 
 
 @dataclass
-class ReconstructionTrainingArguments(TrainingArguments):
+class ReconstructionTrainingArguments(MuonTrainingArguments):
     """
     Arguments of stage 1, prioritized representation learning: those of [`~transformers.TrainingArguments`] and the
     losses.
@@ -101,13 +102,6 @@ class ReconstructionTrainingArguments(TrainingArguments):
             "help": "heads, or decoder with its heads: all else stays bit-identical and nothing is revived. If not "
             "given, all but the policy is trained."
         },
-    )
-    muon: bool = field(
-        default=False,
-        metadata={"help": "Whether Muon trains the matrices of the transformer layers, and AdamW only the rest."},
-    )
-    adamw_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of AdamW beside Muon; learning_rate is for both if not given."}
     )
     training_budgets: list[int] | None = field(
         default=None, metadata={"help": "Budgets to draw from and to evaluate at; the candidates if not given."}
@@ -146,11 +140,6 @@ class ReconstructionTrainingArguments(TrainingArguments):
         if self.train_only is not None and self.train_only not in TRAINABLE_PARTS:
             raise ValueError(
                 f"train_only must be one of {', '.join(TRAINABLE_PARTS)}, or not given; got {self.train_only!r}."
-            )
-        if self.adamw_learning_rate is not None and not (self.muon and self.adamw_learning_rate >= 0):
-            raise ValueError(
-                f"adamw_learning_rate must be at least 0, with muon=True; got {self.adamw_learning_rate} with "
-                f"muon={self.muon}. Without Muon, learning_rate is that of AdamW."
             )
         super().__post_init__()
 

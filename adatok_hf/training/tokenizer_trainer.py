@@ -21,7 +21,7 @@ from ..modeling.blocks import AdaTokVectorQuantizer
 from .discriminator import PatchDiscriminator
 from .latent_revival import revive_latents
 from .losses import LeCamRegularizer, crop_together, draw_budgets, hinge_discriminator_loss, shift_together
-from .optimizer import MuonWithAdamW
+from .optimizer import muon_with_adamw
 from .stateful_trainer import StatefulTrainer
 from .tokenizer_arguments import ReconstructionTrainingArguments
 
@@ -137,24 +137,9 @@ class ReconstructionTrainer(StatefulTrainer):
         return [model.quantizer]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        args = self.args
-        if self.optimizer is not None or not args.muon:
-            return super().create_optimizer(model)
-        matrices, others = [], []
-        for name, parameter in (model or self.model).named_parameters():
-            if parameter.requires_grad:
-                (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
-        betas = (args.adam_beta1, args.adam_beta2)
-        self.optimizer = MuonWithAdamW(
-            matrices,
-            others,
-            args.learning_rate,
-            args.adamw_learning_rate,
-            weight_decay=args.weight_decay,
-            betas=betas,
-            eps=args.adam_epsilon,
-        )
-        return self.optimizer
+        if self.optimizer is None and self.args.muon:
+            self.optimizer = muon_with_adamw(model or self.model, self.args)
+        return super().create_optimizer(model)
 
     @torch.no_grad()
     def _average(self, averages: list[torch.Tensor], values: list[torch.Tensor], num_averaged: torch.Tensor):

@@ -159,3 +159,14 @@ def test_it_learns_what_follows_from_the_class(make_trainer):
 def test_class_dropout_is_a_share(one_sentence, tmp_path):
     with one_sentence("class_dropout", "1.0"):
         GeneratorTrainingArguments(str(tmp_path), use_cpu=True, class_dropout=1.0)
+
+
+def test_muon_trains_the_matrices_of_the_layers(make_trainer):
+    trainer = make_trainer(muon=True, learning_rate=2e-3, adamw_learning_rate=1e-3)
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    optimizer = trainer.optimizer.optimizer  # within what accelerate wraps around it
+    by_muon = {id(weight) for group in optimizer.parts["muon"].param_groups for weight in group["params"]}
+    for name, weight in trainer.model.named_parameters():
+        assert (id(weight) in by_muon) == (".layers." in name and weight.ndim == 2)
+        assert not torch.equal(weight, before[name])
