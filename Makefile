@@ -5,7 +5,7 @@ SAMPLES := adatok_hf/samples
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 HAS_GPU := $(shell command -v nvidia-smi)
 
-.PHONY: demo space browser test lint figures install
+.PHONY: demo space browser test lint figures generator install
 
 # Everything serves the demo too, so it is not installed a second time.
 demo: $(or $(wildcard $(VENV)/.installed),$(VENV)/.core)
@@ -29,10 +29,16 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-# make figures                                            writes the figures that are there into README and docs
-# make figures TOKENIZER=outputs/tiny-128 DATA=pictures   measures a trained tokenizer first, for hours; goes on where it was cut off
+# Writes the figures that are there into README and docs; with TOKENIZER it measures first, for hours, and goes on where it was cut off
+#   make figures TOKENIZER=outputs/tiny-64 DATA=pictures   policy, study, evaluation and speed of a trained tokenizer
+#   make generator DATA=pictures                           generators for the embedded tokenizer, and what they are worth
 figures: $(VENV)/.installed
-	$(BIN)/python docs/figures.py $(if $(TOKENIZER),--tokenizer $(TOKENIZER) --data $(DATA))
+	$(if $(TOKENIZER),$(BIN)/python docs/measure.py --data $(DATA) tokenizer $(TOKENIZER))
+	$(BIN)/python docs/figures.py
+
+generator: $(VENV)/.installed
+	$(BIN)/python docs/measure.py --data $(DATA) generator
+	$(BIN)/python docs/figures.py
 
 install: $(VENV)/.installed
 

@@ -60,15 +60,16 @@ class BuildWithCode(build_py):
     def run(self):
         super().run()
         home = ROOT if self.editable_mode else Path(self.build_lib)
-        for folder in (ROOT / "adatok_hf" / "checkpoints").iterdir():
+        for folder in {path.parent for path in (ROOT / "adatok_hf" / "checkpoints").rglob("*.json")}:
             for module in code_of(folder):
                 place(ROOT / "modeling" / module, home / folder.relative_to(ROOT) / module, link=self.editable_mode)
 
 
-def code_of(checkpoint: Path) -> set[str]:
-    """File names of the modules that a checkpoint needs where this package is not installed."""
-    configs = [json.loads(path.read_text(encoding="utf-8")) for path in checkpoint.glob("*config.json")]
+def code_of(folder: Path) -> set[str]:
+    """File names of the modules that a checkpoint or a pipeline needs where this package is not installed."""
+    configs = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
     wanted = re.findall(r"(\w+)\.\w+", str([config.get("auto_map") for config in configs]))
+    wanted += [config["_class_name"][0] for config in configs if "_diffusers_version" in config]
     found = set()
     while wanted:
         name = f"{wanted.pop()}.py"

@@ -42,6 +42,7 @@ def __dir__() -> list[str]:
 
 
 __version__ = version("adatok-hf")
+DEFAULT = "adatok-64"  # a pipeline in checkpoints/
 
 
 def default_checkpoint() -> str:
@@ -63,10 +64,62 @@ def default_checkpoint() -> str:
     64
 
     ```"""
-    name = "adatok-tiny-64"
-    if name not in checkpoints():
-        raise ValueError(f"The embedded checkpoint is missing: {name}; reinstall adatok-hf or name a checkpoint.")
-    return checkpoints()[name]
+    return _embedded("image_tokenizer/config.json")
+
+
+def default_generator() -> str:
+    """
+    Path of the generator that comes with the package, a language model of [`default_checkpoint`]'s codes.
+
+    Returns:
+        `str`: a folder for `AutoModelForCausalLM.from_pretrained`.
+
+    Raises:
+        `ValueError`: if this installation lacks it.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModelForCausalLM
+    >>> from adatok_hf import default_generator
+
+    >>> AutoModelForCausalLM.from_pretrained(default_generator()).config.model_type
+    'llama'
+
+    ```"""
+    return _embedded("transformer/config.json")
+
+
+def default_pipeline() -> str:
+    """
+    Path of the pipeline that comes with the package, of [`default_generator`] and [`default_checkpoint`].
+
+    Returns:
+        `str`: a folder for [`~adatok_hf.generation.load_pipeline.load_pipeline`], or for
+        `DiffusionPipeline.from_pretrained` with `trust_remote_code=True`.
+
+    Raises:
+        `ValueError`: if this installation lacks it.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf import default_pipeline
+    >>> from adatok_hf.generation.load_pipeline import load_pipeline
+
+    >>> "emoji" in load_pipeline(default_pipeline()).class_names
+    True
+
+    ```"""
+    return _embedded("model_index.json")
+
+
+def _embedded(file: str) -> str:
+    """The folder of a file of the default pipeline."""
+    path = Path(__file__).parent / "checkpoints" / DEFAULT / file
+    if not path.is_file():
+        raise ValueError(f"This installation lacks {path}: reinstall adatok-hf, or name a checkpoint of your own.")
+    return str(path.parent)
 
 
 def checkpoints() -> dict[str, str]:
@@ -79,14 +132,15 @@ def checkpoints() -> dict[str, str]:
     Example:
 
     ```python
-    >>> from adatok_hf import checkpoints
+    >>> from adatok_hf import checkpoints, default_checkpoint
 
-    >>> "adatok-tiny-64" in checkpoints()
+    >>> checkpoints()["adatok-64"] == default_checkpoint()
     True
 
     ```"""
     folder = Path(__file__).parent / "checkpoints"
-    return {path.parent.name: str(path.parent) for path in sorted(folder.glob("*/config.json"))}
+    configs = [*folder.glob("*/config.json"), *folder.glob("*/image_tokenizer/config.json")]
+    return {path.relative_to(folder).parts[0]: str(path.parent) for path in sorted(configs)}
 
 
 register_when_imported()
@@ -110,4 +164,6 @@ __all__ = [
     "TaTokPreTrainedModel",
     "checkpoints",
     "default_checkpoint",
+    "default_generator",
+    "default_pipeline",
 ]

@@ -1,17 +1,13 @@
 """
-Every figure of README and docs. `make figures` measures a trained tokenizer by the commands of the package, each of
-which goes on where it was cut off, and writes what they found between marks like `<!-- figures: zoo -->`.
+Every figure of README and docs: what the commands of `docs/measure.py` found, written between marks like
+`<!-- figures: zoo -->`.
 """
 
-import argparse
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from adatok_hf import AdaTokConfig
+from adatok_hf import AdaTokConfig, checkpoints, default_checkpoint
 from adatok_hf.files import read_json
 from adatok_hf.metrics.rate import bits_per_pixel
 from adatok_hf.tables import markdown_table
@@ -21,7 +17,8 @@ ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "adatok_hf" / "checkpoints"
 STUDY = ROOT / "docs" / "study"
 BENCH = ROOT / "docs" / "bench.json"
-PAGES = ("README.md", "docs/evaluation.md")
+GENERATION = ROOT / "docs" / "generation.json"
+PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md")
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
 POLICY_SAMPLES = ("03", "05", "07", "09", "15")
@@ -36,8 +33,8 @@ def difference(value: float, interval: Sequence[float], form: str = ".4f") -> st
 def zoo() -> str:
     """The embedded checkpoints, a line each."""
     rows = []
-    for folder in sorted(CHECKPOINTS.iterdir()):
-        config, metrics = AdaTokConfig.from_pretrained(folder), read_json(folder / "metrics.json")
+    for name, folder in checkpoints().items():
+        config, metrics = AdaTokConfig.from_pretrained(folder), read_json(Path(folder) / "metrics.json")
         training, quality = metrics["training"], {row["budget"]: row for row in metrics["rows"]}
         shown = [
             quality[budget] for budget in (config.budgets[0], config.budgets[len(config.budgets) // 2 - 1], "auto")
@@ -45,7 +42,7 @@ def zoo() -> str:
         shown.insert(2, quality[config.num_latent_tokens])
         rows.append(
             [
-                f"`{folder.name}` (embedded)",
+                f"`{name}` (embedded)",
                 str(config.image_size),
                 f"{config.budgets[0]} to {config.budgets[-1]} of {(config.codebook_size - 1).bit_length()} bits",
                 f"{training['parameters'] / 1e6:.1f} M",
@@ -173,7 +170,26 @@ def speed() -> str:
     )
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"zoo": zoo, "grid": grid, "quality": quality, "policy": policy, "speed": speed}
+def generation() -> str:
+    """What the generators are worth: one of budgets that images deserve, one of all codes for every image."""
+    reports = read_json(GENERATION)
+    rows = []
+    for name, report in reports.items():
+        for row in report["rows"]:
+            images = f"generated, {name}" if row["images"] != "reconstructions" else f"reconstructions, {name}"
+            rows.append([images, f"{row['mean_budget']:.1f}", f"{row['gfid']:.1f}", f"{row['kid']:.4f}"])
+            rows[-1] += [f"{row['class_accuracy']:.1%}"]
+    report = reports["adaptive"]
+    table = markdown_table(["images", "mean budget", "gFID", "KID", "class found"], rows)
+    return (
+        f"{report['num_images']:,} images of the validation classes each, against the {report['num_images']:,} real "
+        f"ones, in which the classifier finds the class of {report['real_class_accuracy']:.1%}.\n\n{table}"
+    )
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    block.__name__: block for block in (zoo, grid, quality, policy, speed, generation)
+}
 
 
 def write_blocks(text: str) -> str:
@@ -183,9 +199,7 @@ def write_blocks(text: str) -> str:
 
 def shipped_folder() -> Path:
     """The checkpoint that the examples load."""
-    import adatok_hf
-
-    return Path(adatok_hf.default_checkpoint())
+    return Path(default_checkpoint())
 
 
 def shipped_config() -> AdaTokConfig:
@@ -206,80 +220,8 @@ def grid_command(config: AdaTokConfig) -> list[str]:
     return ["adatok", "reconstruct", shown, "--budgets", ",".join(map(str, budgets)), "--out", "docs"]
 
 
-def run(*command: str | int | Path):
-    """Runs a command of the package at the root of the repository; its own sentence says what went wrong."""
-    words = [str(word) for word in command]
-    print("$ adatok", *words, flush=True)
-    finished = subprocess.run([sys.executable, "-m", "adatok_hf.cli", *words], cwd=ROOT)
-    if finished.returncode:
-        sys.exit(finished.returncode)
-
-
-def measure(tokenizer: Path, data: str, work: Path, recipe: str, train_split: str, heads_steps: int):
-    """
-    Trains the policy of a tokenizer, studies and evaluates it, and puts it among the embedded checkpoints. What has
-    been measured into `work` is not measured again.
-    """
-    config = AdaTokConfig.from_pretrained(tokenizer)
-    step = config.budgets[0] // 2
-    budgets = ",".join(str(budget) for budget in range(step, config.num_latent_tokens + 1, step))
-    train, validation, adaptive = work / "tables" / "train", work / "tables" / "validation", work / tokenizer.name
-    for split, table in ((train_split, train), ("validation", validation)):
-        images = ["--data", data, "--split", split]
-        run("reward-table", "--model", tokenizer, *images, "--budgets", budgets, "--out", table)
-    if not (adaptive / "metrics.json").is_file():
-        start = ["--recipe", recipe, "--init_from", tokenizer]
-        run("train", "policy", *start, "--reward_table", train, "--output_dir", adaptive)
-    images = ["--data", data, "--split", "validation", "--codecs", "jpeg,webp,avif"]
-    run("evaluate", "--model", adaptive, *images, "--out", work / "evaluation")
-    evaluation = read_json(work / "evaluation" / "results.json")
-    embed(adaptive, evaluation)
-    shutil.copyfile(work / "evaluation" / "quality.png", ROOT / "docs" / "quality.png")
-    if read_json(STUDY / "study.json")["model_hash"] != evaluation["model_hash"]:
-        tables = ["--reward-table", train, "--eval-reward-table", validation]
-        run("study", "policy", "--model", adaptive, *tables, "--recipe", recipe, "--out", STUDY)
-        images = ["--train-data", data, "--eval-data", data, "--steps", heads_steps]
-        run("study", "heads", "--model", adaptive, *images, "--out", STUDY)
-    run("bench", "--model", adaptive, "--out", BENCH)
-
-
-def embed(checkpoint: Path, evaluation: dict):
-    """Copies a checkpoint among the embedded ones, with the figures of its evaluation in metrics and card."""
-    from adatok_hf.checkpoint import copy_checkpoint, load_checkpoint, read_metrics
-    from adatok_hf.model_card import model_card, read_license
-
-    model, processor = load_checkpoint(checkpoint)
-    scalars = [{key: value for key, value in row.items() if not isinstance(value, list)} for row in evaluation["rows"]]
-    metrics = {**read_metrics(checkpoint), "rows": scalars}
-    metrics["training"]["quality measured on"] = (
-        f"{evaluation['num_images']:,} validation images, by `adatok evaluate`"
-    )
-    card = model_card(model.config, checkpoint.name, metrics, license=read_license(checkpoint))
-    copy_checkpoint(checkpoint, CHECKPOINTS / checkpoint.name, model, processor, metrics=metrics, card=card)
-
-
-def draw_pictures():
-    """The grids of README, by the commands that stand under them."""
-    config = shipped_config()
-    for samples, budgets in ((GRID_SAMPLES, grid_command(config)[4]), (POLICY_SAMPLES, "auto")):
-        run("reconstruct", *sample_files(samples), "--budgets", budgets, "--out", "docs")
-
-
 def main():
-    """Measures, where a tokenizer is named, and writes the pages in any case."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokenizer", type=Path, help="Folder of a trained tokenizer; else only pages are written.")
-    parser.add_argument("--data", help="Images with a train and a validation split.")
-    parser.add_argument("--work", type=Path, default=Path("outputs/figures"), help="Where measurements are kept.")
-    parser.add_argument("--recipe", default="tiny-128", help="Recipe of the policy.")
-    parser.add_argument("--train_split", default="train[:15872]", help="What the policy learns from.")
-    parser.add_argument("--heads_steps", type=int, default=600, help="Steps of each arm of the study of the heads.")
-    arguments = parser.parse_args()
-    if arguments.tokenizer is not None:
-        if arguments.data is None:
-            parser.error("--tokenizer needs --data, the images to measure on")
-        measure(**vars(arguments))
-        draw_pictures()
+    """Writes the pages."""
     for page in PAGES:
         path = ROOT / page
         path.write_text(write_blocks(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -39,6 +39,10 @@ class GeneratorTrainingArguments(MuonTrainingArguments):
         default=0.1, metadata={"help": "Share of the sequences whose class becomes the null class, for guidance."}
     )
 
+    export_half_precision: bool = field(
+        default=False, metadata={"help": "Store the exported weights in 16 bits; they still load in 32."}
+    )
+
     def __post_init__(self):
         super().__post_init__()
         if not 0 <= self.class_dropout < 1:

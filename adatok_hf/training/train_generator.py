@@ -133,8 +133,12 @@ def export_generator(trainer: AdaTokGeneratorTrainer, folder: str | Path, metric
         budgets=", ".join(map(str, vocabulary.budgets)),
         training="\n".join(f"- {name}: {value}" for name, value in facts.items()),
     )
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    weights = model.state_dict()
+    if arguments.export_half_precision:
+        weights = {name: weight.half() for name, weight in weights.items()}
     with whole_files(folder) as temporary:
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=weights)
         write_json(temporary / "metrics.json", {"training": facts, **metrics})
         (temporary / CARD_NAME).write_text(card, encoding="utf-8")
 

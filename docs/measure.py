@@ -1,0 +1,140 @@
+"""
+What the embedded checkpoints are measured by, and how a trained model becomes one of them. Everything goes through the
+commands of the package, each of which goes on where it was cut off; `docs/figures.py` writes down what they found.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import figures
+from figures import BENCH, CHECKPOINTS, GENERATION, ROOT, STUDY
+
+from adatok_hf import AdaTokConfig, default_checkpoint
+from adatok_hf.checkpoint import copy_checkpoint, load_checkpoint, read_metrics
+from adatok_hf.files import read_json, write_json
+from adatok_hf.generation.load_pipeline import load_pipeline
+from adatok_hf.model_card import model_card, read_license
+
+
+def run(*command: str | int | Path):
+    """Runs a command of the package at the root of the repository; its own sentence says what went wrong."""
+    words = [str(word) for word in command]
+    print("$ adatok", *words, flush=True)
+    finished = subprocess.run([sys.executable, "-m", "adatok_hf.cli", *words], cwd=ROOT)
+    if finished.returncode:
+        sys.exit(finished.returncode)
+
+
+def measure_tokenizer(tokenizer: Path, data: str, work: Path, recipe: str, train_split: str, heads_steps: int):
+    """
+    Trains the policy of a tokenizer, studies and evaluates it, and puts it among the embedded checkpoints. What has
+    been measured into `work` is not measured again.
+    """
+    config = AdaTokConfig.from_pretrained(tokenizer)
+    step = config.budgets[0] // 2
+    budgets = ",".join(str(budget) for budget in range(step, config.num_latent_tokens + 1, step))
+    train, validation, adaptive = work / "tables" / "train", work / "tables" / "validation", work / tokenizer.name
+    for split, table in ((train_split, train), ("validation", validation)):
+        images = ["--data", data, "--split", split]
+        run("reward-table", "--model", tokenizer, *images, "--budgets", budgets, "--out", table)
+    if not (adaptive / "metrics.json").is_file():
+        start = ["--recipe", recipe, "--init_from", tokenizer]
+        run("train", "policy", *start, "--reward_table", train, "--output_dir", adaptive)
+    images = ["--data", data, "--split", "validation", "--codecs", "jpeg,webp,avif"]
+    run("evaluate", "--model", adaptive, *images, "--out", work / "evaluation")
+    evaluation = read_json(work / "evaluation" / "results.json")
+    embed_tokenizer(adaptive, evaluation)
+    shutil.copyfile(work / "evaluation" / "quality.png", ROOT / "docs" / "quality.png")
+    if read_json(STUDY / "study.json")["model_hash"] != evaluation["model_hash"]:
+        tables = ["--reward-table", train, "--eval-reward-table", validation]
+        run("study", "policy", "--model", adaptive, *tables, "--recipe", recipe, "--out", STUDY)
+        images = ["--train-data", data, "--eval-data", data, "--steps", heads_steps]
+        run("study", "heads", "--model", adaptive, *images, "--out", STUDY)
+    run("bench", "--model", adaptive, "--out", BENCH)
+    draw_pictures()
+
+
+def embed_tokenizer(checkpoint: Path, evaluation: dict):
+    """Copies a checkpoint among the embedded ones, with the figures of its evaluation in metrics and card."""
+    model, processor = load_checkpoint(checkpoint)
+    scalars = [{key: value for key, value in row.items() if not isinstance(value, list)} for row in evaluation["rows"]]
+    metrics = {**read_metrics(checkpoint), "rows": scalars}
+    metrics["training"]["quality measured on"] = (
+        f"{evaluation['num_images']:,} validation images, by `adatok evaluate`"
+    )
+    card = model_card(model.config, checkpoint.name, metrics, license=read_license(checkpoint))
+    folder = CHECKPOINTS / checkpoint.name / "image_tokenizer"
+    copy_checkpoint(checkpoint, folder, model, processor, metrics=metrics, card=card)
+
+
+def draw_pictures():
+    """The grids of README, by the commands that stand under them."""
+    config = figures.shipped_config()
+    for samples, budgets in (
+        (figures.GRID_SAMPLES, figures.grid_command(config)[4]),
+        (figures.POLICY_SAMPLES, "auto"),
+    ):
+        run("reconstruct", *figures.sample_files(samples), "--budgets", budgets, "--out", "docs")
+
+
+def measure_generator(data: str, work: Path, recipe: str, variants: int):
+    """
+    Trains a generator for the embedded tokenizer on codes of the images, and another one, as long, on codes at full
+    budget; measures both, and embeds the first. What has been made in `work` is not made again.
+    """
+    full = figures.shipped_config().num_latent_tokens
+    reports = {}
+    for name, budgets in (("adaptive", "auto"), ("fixed", full)):
+        codes, generator = work / name / "codes", work / name / "generator"
+        for split, rows in (("train", variants), ("validation", 1)):
+            images = ["--data", data, "--split", split, "--variants", rows]
+            run("tokenize-dataset", *images, "--budgets", budgets, "--out", codes / split)
+        if not (generator / "metrics.json").is_file():
+            sequences = ["--train_data", codes / "train", "--eval_data", codes / "validation"]
+            run("train", "generator", "--recipe", recipe, *sequences, "--output_dir", generator)
+        images = ["--data", data, "--split", "validation", "--out", work / name / "quality"]
+        run("evaluate-generation", "--generator", generator, *images, "--budgets", budgets)
+        reports[name] = read_json(work / name / "quality" / "results.json")
+    write_json(GENERATION, reports)
+    embed_generator(work / "adaptive" / "generator", Path(default_checkpoint()))
+
+
+def embed_generator(generator: Path, tokenizer: Path):
+    """Makes a pipeline of the folder that the embedded tokenizer lies in: each keeps the files that it has."""
+    pipeline = load_pipeline(generator, tokenizer)
+    with tempfile.TemporaryDirectory() as temporary:
+        pipeline.save_pretrained(temporary)
+        for component in (generator, tokenizer):
+            home = Path(temporary) / ("transformer" if component == generator else "image_tokenizer")
+            shutil.rmtree(home)
+            shutil.copytree(component, home, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
+        shutil.copytree(temporary, tokenizer.parent, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True)
+
+
+def main():
+    """Measures what is named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="Images with a train and a validation split.")
+    commands = parser.add_subparsers(required=True)
+    tokenizer = commands.add_parser("tokenizer", help="A trained tokenizer, its policy and its embedding.")
+    tokenizer.add_argument("tokenizer", type=Path, help="Its folder.")
+    tokenizer.add_argument("--work", type=Path, default=Path("outputs/figures"), help="Where measurements are kept.")
+    tokenizer.add_argument("--recipe", default="tiny-64", help="Recipe of the policy.")
+    tokenizer.add_argument("--train_split", default="train[:15872]", help="What the policy learns from.")
+    tokenizer.add_argument("--heads_steps", type=int, default=600, help="Steps of each arm of the study of the heads.")
+    tokenizer.set_defaults(measure=measure_tokenizer)
+    generator = commands.add_parser("generator", help="Generators for the embedded tokenizer.")
+    generator.add_argument("--work", type=Path, default=Path("outputs/generator"), help="Where all is kept.")
+    generator.add_argument("--recipe", default="tiny-64", help="Recipe of the generators.")
+    generator.add_argument("--variants", type=int, default=4, help="Crops of each image that they learn from.")
+    generator.set_defaults(measure=measure_generator)
+    arguments = vars(parser.parse_args())
+    arguments.pop("measure")(**arguments)
+
+
+if __name__ == "__main__":
+    main()
