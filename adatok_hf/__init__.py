@@ -42,7 +42,7 @@ def __dir__() -> list[str]:
 
 
 __version__ = version("adatok-hf")
-DEFAULT = "adatok-64"  # a pipeline in checkpoints/
+DEFAULT = "adatok-tiny-64"
 
 
 def default_checkpoint() -> str:
@@ -64,67 +64,14 @@ def default_checkpoint() -> str:
     64
 
     ```"""
-    return _embedded("image_tokenizer/config.json")
-
-
-def default_generator() -> str:
-    """
-    Path of the generator that comes with the package, a language model of [`default_checkpoint`]'s codes.
-
-    Returns:
-        `str`: a folder for `AutoModelForCausalLM.from_pretrained`.
-
-    Raises:
-        `ValueError`: if this installation lacks it.
-
-    Example:
-
-    ```python
-    >>> from transformers import AutoModelForCausalLM
-    >>> from adatok_hf import default_generator
-
-    >>> AutoModelForCausalLM.from_pretrained(default_generator()).config.model_type
-    'llama'
-
-    ```"""
-    return _embedded("transformer/config.json")
-
-
-def default_pipeline() -> str:
-    """
-    Path of the pipeline that comes with the package, of [`default_generator`] and [`default_checkpoint`].
-
-    Returns:
-        `str`: a folder for [`~adatok_hf.generation.load_pipeline.load_pipeline`], or for
-        `DiffusionPipeline.from_pretrained` with `trust_remote_code=True`.
-
-    Raises:
-        `ValueError`: if this installation lacks it.
-
-    Example:
-
-    ```python
-    >>> from adatok_hf import default_pipeline
-    >>> from adatok_hf.generation.load_pipeline import load_pipeline
-
-    >>> "emoji" in load_pipeline(default_pipeline()).class_names
-    True
-
-    ```"""
-    return _embedded("model_index.json")
-
-
-def _embedded(file: str) -> str:
-    """The folder of a file of the default pipeline."""
-    path = Path(__file__).parent / "checkpoints" / DEFAULT / file
-    if not path.is_file():
-        raise ValueError(f"This installation lacks {path}: reinstall adatok-hf, or name a checkpoint of your own.")
-    return str(path.parent)
+    if DEFAULT not in checkpoints():
+        raise ValueError(f"The embedded checkpoint is missing: {DEFAULT}; reinstall adatok-hf or name a checkpoint.")
+    return checkpoints()[DEFAULT]
 
 
 def checkpoints() -> dict[str, str]:
     """
-    All checkpoints that come with the package.
+    All checkpoints that come with the package, those too that are part of a pipeline.
 
     Returns:
         `dict[str, str]`: from their names to folders for `AutoModel.from_pretrained`.
@@ -134,7 +81,7 @@ def checkpoints() -> dict[str, str]:
     ```python
     >>> from adatok_hf import checkpoints, default_checkpoint
 
-    >>> checkpoints()["adatok-64"] == default_checkpoint()
+    >>> checkpoints()["adatok-tiny-64"] == default_checkpoint()
     True
 
     ```"""
@@ -164,6 +111,4 @@ __all__ = [
     "TaTokPreTrainedModel",
     "checkpoints",
     "default_checkpoint",
-    "default_generator",
-    "default_pipeline",
 ]

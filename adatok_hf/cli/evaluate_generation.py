@@ -27,9 +27,9 @@ from .options import (
 
 def evaluate_generation(
     context: typer.Context,
+    generator: GeneratorOption,
     data: DataOption,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results.json and finished parts go.")],
-    generator: GeneratorOption = None,
     split: Annotated[str, typer.Option(help="Split of the data.")] = "validation",
     budgets: Annotated[
         str, typer.Option(metavar="auto,N...", help="Budgets as drawn, and candidates for all images.")
@@ -56,7 +56,6 @@ def evaluate_generation(
     import torch
     from transformers.utils import logging
 
-    from .. import default_pipeline
     from ..data import load_image_dataset
     from ..evaluation.generation import GenerationSettings, format_table
     from ..evaluation.generation import evaluate_generation as evaluate
@@ -77,7 +76,6 @@ def evaluate_generation(
     )
     prepare_folder(out)
     logging.disable_progress_bar()
-    generator = generator or default_pipeline()
     pipe = load_pipeline(generator, model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     images = load_image_dataset(data, split, max_images)
     facts = {"generator": generator, "data": data, "split": split, "command": shlex.join(["adatok", *context.obj])}

@@ -22,7 +22,7 @@ ANY = "any"  # stands for the null class
 
 
 def generate(
-    generator: GeneratorOption = None,
+    generator: GeneratorOption,
     label: Annotated[
         list[str] | None, typer.Option(help="A class by name or number, or any; may be given several times.")
     ] = None,
@@ -45,14 +45,12 @@ def generate(
     import torch
     from transformers.utils import logging
 
-    from .. import default_pipeline
     from ..files import whole_file, write_json
     from ..generation.load_pipeline import load_pipeline
     from ..generation.sample_grid import draw_sample_grid
 
     prepare_folder(out)
     logging.disable_progress_bar()
-    generator = generator or default_pipeline()
     pipe = load_pipeline(generator, model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     pipe.set_progress_bar_config(desc="Images", unit="image", disable=None)
     labels = read_labels(label or [], pipe.class_names)

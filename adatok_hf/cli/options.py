@@ -40,11 +40,7 @@ RecipeOption = Annotated[
     str, typer.Option(metavar="NAME_OR_PATH", help="A recipe of the package for this stage, or a YAML file.")
 ]
 GeneratorOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PATH_OR_REPO",
-        help="A pipeline, or a generator of `adatok train generator`; the embedded pipeline if not given.",
-    ),
+    str, typer.Option(metavar="PATH_OR_REPO", help="A pipeline, or a generator of `adatok train generator`.")
 ]
 TokenizerOption = Annotated[
     str | None,

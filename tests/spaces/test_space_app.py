@@ -9,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+import adatok_hf
+
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "spaces" / "adatok"
@@ -58,6 +60,12 @@ def test_a_policy_that_is_in_use_is_drawn(app, picture_file):
     forced, chosen = app["force"](encoded, points, 0.0, 5), app["choose"](encoded, points, 0.0)
     assert "The model would keep 8" in forced[1] and chosen[-1] == 8
     assert len(forced) == len(chosen) - 1  # nothing for the slider, which somebody may be dragging on
+
+
+def test_without_a_generator_one_sentence_says_what_is_missing(app, monkeypatch):
+    monkeypatch.delattr(adatok_hf, "default_pipeline", raising=False)
+    pipeline, reason = app["load_generator"]()
+    assert pipeline is None and reason.endswith(".") and "ADATOK_PIPELINE" in reason
 
 
 def test_a_pipeline_that_cannot_be_loaded_is_said_in_one_sentence(app, monkeypatch, tmp_path):
