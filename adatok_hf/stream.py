@@ -89,15 +89,15 @@ class ImageStream(IterableDataset):
         # Batches come from the workers in turn, beginning with the first.
         reader = ((worker.id if worker is not None else 0) + self.next_reader) % self.readers
         epoch, file, row, offset = self.places[reader].tolist()
-        has_begun = file == row == offset == 0
+        is_whole = file == row == offset == 0
         while True:
-            found = not has_begun
+            found = False
             for image, place in self._read_epoch(self.first + reader, epoch, file, row, offset):
                 found = True
                 yield {"image": image, "reader": reader, "place": torch.tensor([epoch, *place])}
-            if not found:
+            if is_whole and not found:
                 raise ImageFileError(f"None of the images of {self.source} can be read.")
-            epoch, file, row, offset, has_begun = epoch + 1, 0, 0, 0, True
+            epoch, file, row, offset, is_whole = epoch + 1, 0, 0, 0, True
 
     def _read_epoch(self, reader: int, epoch: int, file: int, row: int, offset: int) -> Iterator[tuple]:
         """The images of a reader's epoch from a place on, each with the place after it."""
@@ -163,6 +163,7 @@ def load_image_stream(source: str, split: str = "train", **options) -> ImageStre
     Raises:
         `ValueError`: if there is no such source, or it has no column of pictures.
     """
+    require("train", "datasets")
     from datasets import Image as ImageFeature
 
     if "[" in split:
@@ -182,7 +183,6 @@ def load_image_stream(source: str, split: str = "train", **options) -> ImageStre
 
 
 def _open_hub_stream(name: str, split: str):
-    require("train", "datasets")
     from datasets import load_dataset
 
     try:

@@ -197,7 +197,7 @@ def main():
     parser.add_argument("--measured", choices=list(GPUS), help="Recipe whose step was measured elsewhere.")
     parser.add_argument("--seconds", type=float, help="Of the step that was measured elsewhere.")
     parser.add_argument("--device", help="Where that was.")
-    parser.add_argument("--batch", type=int, default=2, help="Images in the measured step.")
+    parser.add_argument("--batch", type=int, default=2, help="Images in the measured step, from 2.")
     parser.add_argument("--repeats", type=int, default=5, help="Measured steps, of which the median is taken.")
     parser.add_argument("--gpu", default="H100", help="The GPU to compute for.")
     parser.add_argument("--peak", type=float, default=989.0, help="Its TFLOP/s in dense bfloat16, by its data sheet.")
@@ -207,6 +207,8 @@ def main():
     parser.add_argument("--dollars", type=float, default=3.0, help="Assumed price of its hour.")
     parser.add_argument("--out", type=Path, default=OUT, help="Where the result goes.")
     arguments = parser.parse_args()
+    if arguments.batch < 2:
+        parser.error("--batch must be at least 2, of which there are batch statistics")
     measured = None
     if arguments.measure:
         measured = measure(arguments.measure, arguments.batch, arguments.repeats)
