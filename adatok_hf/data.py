@@ -147,27 +147,39 @@ def load_image_dataset(source: str, split: str = "train", max_images: int | None
     Raises:
         `ValueError`: if there is no such source, it has no images, or the slice is none.
     """
-    path = Path(source)
     name, bracket, rest = split.partition("[")
     rows = bracket + rest
-    if path.suffix == ".tar":
-        dataset = _load_tars([source], rows)
-    elif "*" in source or path.suffix == ".parquet":
-        dataset = _load_parquet([source], rows)
-    elif "://" in source:
-        raise ValueError(f"Of an object store, name parquet or tar files, or a glob of them; got {source!r}.")
-    elif path.is_dir():
-        parquet_files, tars = (sorted(map(str, path.glob(f"{name}*{end}"))) for end in (".parquet", ".tar"))
-        if parquet_files:
-            dataset = _load_parquet(parquet_files, rows)
-        else:
-            dataset = _load_tars(tars, rows) if tars else _load_folder(path, rows)
+    kind, files = find_tables(source, name)
+    if kind == "webdataset":
+        dataset = _load_tars(files, rows)
+    elif kind == "parquet":
+        dataset = ImageTable(load_table(kind, files, f"train{rows}"), files[0])
     else:
-        dataset = _load_hub_dataset(source, split)
+        dataset = _load_folder(Path(source), rows) if Path(source).is_dir() else _load_hub_dataset(source, split)
     if max_images is not None and max_images < len(dataset):
         indices = torch.linspace(0, len(dataset) - 1, max_images).long().tolist()
         dataset = torch.utils.data.Subset(dataset, indices)
     return dataset
+
+
+def find_tables(source: str, split: str) -> tuple[str | None, list[str]]:
+    """
+    The files of a source as [`load_image_dataset`] takes it, and their kind: `"parquet"`, `"webdataset"`, or `None`
+    and no files where it is a folder of images or a dataset of the Hub.
+    """
+    path = Path(source)
+    if path.suffix == ".tar":
+        return "webdataset", [source]
+    if "*" in source or path.suffix == ".parquet":
+        return "parquet", [source]
+    if "://" in source:
+        raise ValueError(f"Of an object store, name parquet or tar files, or a glob of them; got {source!r}.")
+    if path.is_dir():
+        for kind, end in (("parquet", ".parquet"), ("webdataset", ".tar")):
+            files = sorted(map(str, path.glob(f"{split}*{end}")))
+            if files:
+                return kind, files
+    return None, []
 
 
 def _load_folder(folder: Path, rows: str) -> Dataset:
@@ -216,13 +228,18 @@ class ImageTable(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Image.Image | str]:
         name, cell = f"Row {index} of {self.source}", self.cells[index]["image"] or {}
-        if cell.get("bytes"):
-            image = _decode(io.BytesIO(cell["bytes"]), name)
-        elif self.reads_paths and cell.get("path"):
+        if self.reads_paths and cell.get("path") and not cell.get("bytes"):
             image = load_image(cell["path"])
         else:
-            raise ImageFileError(f"{name} holds no bytes of an image; a path alone is not followed.")
+            image = decode_cell(cell, name)
         return {"image": image, "group": self.groups[index]}
+
+
+def decode_cell(cell: dict, name: str) -> Image.Image:
+    """The image of a cell as `datasets` gives it undecoded; `ImageFileError` where it is no good or has no bytes."""
+    if not cell.get("bytes"):
+        raise ImageFileError(f"{name} holds no bytes of an image; a path alone is not followed.")
+    return _decode(io.BytesIO(cell["bytes"]), name)
 
 
 def _holds_bytes(feature) -> bool:
@@ -231,28 +248,29 @@ def _holds_bytes(feature) -> bool:
     return kind in ("binary", "large_binary") and set(fields) <= {"bytes", "path"}
 
 
-def _load_parquet(files: list[str], rows: str) -> Dataset:
-    return ImageTable(_load_table("parquet", files, rows), files[0])
-
-
 def _load_tars(files: list[str], rows: str) -> Dataset:
-    from datasets import Image as ImageFeature
-
-    table = _load_table("webdataset", files, rows)
-    pictures = [name for name, feature in table.features.items() if isinstance(feature, ImageFeature)]
-    if len(pictures) != 1:
-        raise ValueError(f"A sample of {files[0]!r} needs one picture; its files are {table.column_names}.")
-    names = {pictures[0]: "image"} | ({"cls": "label"} if "cls" in table.column_names else {})
+    table = load_table("webdataset", files, f"train{rows}")
+    names = {picture_column(table, files[0]): "image"} | ({"cls": "label"} if "cls" in table.column_names else {})
     return ImageTable(table.rename_columns(names), files[0])
 
 
-def _load_table(kind: str, files: list[str], rows: str):
+def picture_column(table, source: str) -> str:
+    """The column of pictures in what `datasets` makes of tar files; `ValueError` unless there is one."""
+    from datasets import Image as ImageFeature
+
+    pictures = [name for name, feature in table.features.items() if isinstance(feature, ImageFeature)]
+    if len(pictures) != 1:
+        raise ValueError(f"A sample of {source!r} needs one picture; its files are {table.column_names}.")
+    return pictures[0]
+
+
+def load_table(kind: str, files: list[str], split: str, streaming: bool = False):
     """What `datasets` makes of parquet files, or of tar files in the format of webdataset."""
     require("train", "datasets")
     from datasets import load_dataset
 
     try:
-        return load_dataset(kind, data_files={"train": files}, split=f"train{rows}")
+        return load_dataset(kind, data_files={"train": files}, split=split, streaming=streaming)
     # A damaged file may fail anywhere in its reader, and in any way.
     except Exception as error:
         reason = first_line(error.__cause__ or error).rstrip(".")
@@ -346,6 +364,18 @@ def read_images(
             yield row, item, pixel_values
 
 
+def generator_of(key: str) -> torch.Generator:
+    """Random numbers that depend on a text alone."""
+    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+    return torch.Generator().manual_seed(seed)
+
+
+def check_min_crop(min_crop: float):
+    """Raises `ValueError` unless the least side of a random square lies in (0, 1]."""
+    if not 0 < min_crop <= 1:
+        raise ValueError(f"min_crop must be above 0 and at most 1; got {min_crop}.")
+
+
 def random_square(image: Image.Image, min_crop: float, key: str) -> Image.Image:
     """
     A random square of an image, the same one for the same key.
@@ -355,8 +385,7 @@ def random_square(image: Image.Image, min_crop: float, key: str) -> Image.Image:
         min_crop (`float`): Least side of the square as a share of the shortest edge, in (0, 1].
         key (`str`): What the randomness depends on.
     """
-    seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
-    size_share, left_share, top_share = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+    size_share, left_share, top_share = torch.rand(3, generator=generator_of(key)).tolist()
     size = max(round(min(image.size) * (min_crop + (1 - min_crop) * size_share)), 1)
     left, top = round((image.width - size) * left_share), round((image.height - size) * top_share)
     return image.crop((left, top, left + size, top + size))
@@ -379,8 +408,7 @@ class RandomCrops(Dataset):
     """
 
     def __init__(self, dataset: Dataset, min_crop: float = 1.0, seed: int = 0):
-        if not 0 < min_crop <= 1:
-            raise ValueError(f"min_crop must be above 0 and at most 1; got {min_crop}.")
+        check_min_crop(min_crop)
         self.dataset, self.min_crop, self.seed = dataset, min_crop, seed
         self.epoch = torch.zeros((), dtype=torch.long).share_memory_()  # with the workers of a data loader
 

@@ -18,7 +18,8 @@ CHECKPOINTS = ROOT / "adatok_hf" / "checkpoints"
 STUDY = ROOT / "docs" / "study"
 BENCH = ROOT / "docs" / "bench.json"
 GENERATION = ROOT / "docs" / "generation.json"
-PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md")
+TRAINING_COST = ROOT / "docs" / "training_cost.json"
+PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md", "docs/scale.md")
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
 POLICY_SAMPLES = ("03", "05", "07", "09", "15")
@@ -36,10 +37,8 @@ def zoo() -> str:
     for name, folder in checkpoints().items():
         config, metrics = AdaTokConfig.from_pretrained(folder), read_json(Path(folder) / "metrics.json")
         training, quality = metrics["training"], {row["budget"]: row for row in metrics["rows"]}
-        shown = [
-            quality[budget] for budget in (config.budgets[0], config.budgets[len(config.budgets) // 2 - 1], "auto")
-        ]
-        shown.insert(2, quality[config.num_latent_tokens])
+        wanted = (config.budgets[0], config.budgets[len(config.budgets) // 2 - 1], config.num_latent_tokens, "auto")
+        shown = [quality[budget] for budget in wanted if budget in quality]
         rows.append(
             [
                 f"`{name}` (embedded)",
@@ -49,7 +48,7 @@ def zoo() -> str:
                 f"{training['images seen']:,} images",
                 "<br>".join(
                     f"{row.get('mean_budget', row['budget']):.3g}{' chosen' if row['budget'] == 'auto' else ''}: "
-                    f"{row['psnr']:.2f} dB / {row['lpips']:.3f} / {row['rfid']:.0f}"
+                    f"{row['psnr']:.2f} dB / {row['lpips']:.3f} / {format(row['rfid'], '.0f') if 'rfid' in row else '-'}"
                     for row in shown
                 ),
             ]
@@ -187,8 +186,40 @@ def generation() -> str:
     )
 
 
+def training_cost() -> str:
+    """What the recipes for 256 px take: counted, computed, and measured where it was."""
+    result = read_json(TRAINING_COST)
+    gpu, measured, rows = result["gpu"], result["measured"], []
+    for row in result["rows"]:
+        memory = [value / 2**30 for value in row["bytes"].values()]
+        cells = [f"`{row['recipe']}`", f"{row['parameters'] / 1e6:.0f} M", f"{row['gpus']} x {row['batch_size']}"]
+        cells.append(" / ".join(f"{value / 1e12:.2f}" for value in row["flops_of_an_image"].values()))
+        cells.append(f"{' + '.join(f'{value:.1f}' for value in memory)} = {sum(memory):.1f}")
+        cells.append(f"{1000 * row['gpu_step_seconds']:.0f} ms")
+        cells.append(f"{row['gpu_hours']:,.0f} h, {row['dollars']:,.0f} dollars")
+        rows.append(cells + ([f"{row['measured_step_seconds']:.1f} s"] if measured is not None else []))
+    header = ["recipe", "parameters", "GPUs x images", "TFLOP an image", "GiB a GPU", "a step", "all steps"]
+    text = (
+        "Counted: FLOPs of an image, forward and backward, while only reconstruction is trained / with LPIPS / with "
+        "the critic too; and the memory of weights (with LPIPS and critic) + averaged weights + Adam's state + "
+        f"gradients and activations at their peak. Computed: times and prices, for {gpu['name']}s that reach "
+        f"{gpu['utilisation']:.0%} of their {gpu['peak_flops_per_second'] / 1e12:.0f} TFLOP/s in bfloat16, at "
+        f"{gpu['dollars_an_hour']:g} dollars an hour. Share and price are assumptions. "
+    )
+    if measured is None:
+        text += "Nothing here is measured."
+    else:
+        header.append("a step, from the measured one")
+        text += (
+            f"Measured: one step of `{measured['recipe']}` with {measured['batch_size']} images took "
+            f"{measured['seconds']:.2f} s on {measured['device']}, which is {measured['flops_per_second'] / 1e9:,.0f} "
+            "GFLOP/s; the last column scales it by FLOPs to a GPU's part of a step."
+        )
+    return f"{markdown_table(header, rows)}\n\n{text}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
-    block.__name__: block for block in (zoo, grid, quality, policy, speed, generation)
+    block.__name__: block for block in (zoo, grid, quality, policy, speed, generation, training_cost)
 }
 
 

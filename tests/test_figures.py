@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from adatok_hf import checkpoints
+from adatok_hf.generation.load_pipeline import load_pipeline
+
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,7 +23,14 @@ def figures():
     return module
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md"])
+@pytest.fixture
+def measure(monkeypatch):
+    """The script that embeds what was trained, as a module."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return importlib.import_module("measure")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md", "docs/scale.md"])
 def test_pages_show_the_figures_that_were_measured(figures, page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert "<!-- figures: " in text and page in figures.PAGES
@@ -44,9 +54,24 @@ def test_what_rounds_to_zero_has_no_sign(figures):
 
 
 def test_card_and_metrics_of_an_embedded_checkpoint_agree(figures):
-    for folder in figures.CHECKPOINTS.iterdir():
+    for folder in map(Path, checkpoints().values()):
         card = (folder / "README.md").read_text(encoding="utf-8")
         for row in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]:
             budget = f"chosen by the policy, {row['mean_budget']:.2f}" if row["budget"] == "auto" else row["budget"]
             (line,) = [line for line in card.splitlines() if line.startswith(f"| {budget} ")]
             assert f"| {row['psnr']:.2f} |" in line and f"{row['lpips']:.4g}" in line
+
+
+def test_a_generator_makes_a_pipeline_of_the_folder_around_its_tokenizer(
+    measure, generator, tiny_checkpoint, tmp_path
+):
+    home = tmp_path / "adatok-some" / "image_tokenizer"
+    shutil.copytree(tiny_checkpoint, home, ignore=shutil.ignore_patterns("*.py"))
+    generator.save_pretrained(tmp_path / "generator")
+    (tmp_path / "generator" / "metrics.json").write_text("{}")
+    measure.embed_generator(tmp_path / "generator", home)
+    assert (home.parent / "transformer" / "metrics.json").is_file() and not list(home.parent.rglob("*.py"))
+    weights = "model.safetensors"
+    assert (home / weights).read_bytes() == (tiny_checkpoint / weights).read_bytes()
+    pipeline = load_pipeline(home.parent)
+    assert pipeline.class_names == ("emoji", "places/abbey", "places/alley")

@@ -15,7 +15,7 @@ FLOORS = (
     {"registration"},
     {"files", "extras"},
     {"charts", "data", "tables", "plotting", "model_card"},
-    {"hub", "weights"},
+    {"hub", "weights", "stream"},
     {"metrics", "checkpoint"},
     {"allocation", "codec"},
     {"generation", "export"},

@@ -13,6 +13,7 @@ from ..files import FULL
 from . import heads, study, train, train_generator
 from .bench import bench
 from .bench_generation import bench_generation
+from .bench_load import bench_load
 from .calibrate import calibrate
 from .check_conversion import check_conversion
 from .check_metrics import check_metrics
@@ -65,6 +66,7 @@ def make_app() -> typer.Typer:
     bench_app = typer.Typer(invoke_without_command=True)
     bench_app.callback()(bench)
     bench_app.command(name="generation")(bench_generation)
+    bench_app.command(name="load")(bench_load)
     app.add_typer(bench_app, name="bench")
     train_app = typer.Typer(help="Train a model from a recipe.", no_args_is_help=True)
     train_app.command(cls=train.RecipeCommand, context_settings=OVERRIDES)(train.tokenizer)

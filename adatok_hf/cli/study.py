@@ -162,12 +162,14 @@ def fixed(
     policy_recipe: Annotated[str, typer.Option(help="Recipe of the policy.")] = "tiny-64",
     policy_images: Annotated[int, typer.Option(help="Training images that the policy learns from.")] = 4096,
     max_eval_images: Annotated[int, typer.Option(help="How many held-out images, evenly spread.")] = 2048,
+    rfid: Annotated[bool, typer.Option("--rfid", help="Measure rFID too, which takes Inception and longer.")] = False,
     weights_dir: WeightsOption = None,
 ):
     """
     Is an adaptive tokenizer better than one of fixed length at its mean? All arms trained from random weights by one
     recipe. Any further `--key value` overrides the recipe. The last line of the output is one JSON object.
     """
+    from ..metrics.inception import load_inception
     from ..study.fixed_study import NAMES, FixedStudySettings, format_fixed_table, run_fixed_study
 
     prepare_folder(out)
@@ -182,6 +184,7 @@ def fixed(
         policy_images=policy_images,
         eval_images=max_eval_images,
     )
-    result = run_fixed_study(settings, out, parse_names(arms) if arms else NAMES, weights_dir)
+    inception = load_inception(weights_dir) if rfid else None
+    result = run_fixed_study(settings, out, parse_names(arms) if arms else NAMES, weights_dir, inception=inception)
     typer.echo(format_fixed_table(result))
     typer.echo(json.dumps(result))

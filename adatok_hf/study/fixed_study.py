@@ -16,6 +16,7 @@ from ..allocation.reward_table import RewardTable, build_reward_table
 from ..checkpoint import load_checkpoint
 from ..data import load_image_dataset
 from ..files import read_json, sole_user, write_json
+from ..metrics.inception import MIN_IMAGES
 from ..metrics.perceptual import load_lpips
 from ..modeling import AdaTokModel
 from ..tables import align_columns
@@ -26,6 +27,7 @@ from ..training.tokenizer_trainer import ReconstructionTrainer
 from ..training.train_policy import train_policy
 from ..training.train_tokenizer import train
 from .arms import Arm, HeldOut
+from .fixed_rfid import ReconstructionDistance
 from .runs import scores_of
 from .statistics import interval, resampled_means
 
@@ -40,7 +42,8 @@ ADAPTIVE, NO_HEADS, SHARED_HEAD, TWO_HEADS, FIXED_MEAN, FIXED_FULL = NAMES = (
     "fixed at the mean",
     "fixed at the full length",
 )
-POLICY, UNIFORM, ORACLE = "adaptive, policy", "adaptive, one budget for all", "adaptive, oracle"
+RANKS = {"rank 4": 4, "rank 64": 64}  # the adaptive arm with other heads, where asked for
+POLICY, UNIFORM, ORACLE = WAYS = "adaptive, policy", "adaptive, one budget for all", "adaptive, oracle"
 
 
 class ArmTrainer(ReconstructionTrainer):
@@ -154,8 +157,10 @@ def arm_arguments(settings: FixedStudySettings, arm: str, seed: int, folder: Pat
         )
     elif arm == FIXED_FULL:
         changes, trainer = {"budgets": [full]}, FixedTrainer
+    elif arm in RANKS:
+        changes = {"lora_rank": RANKS[arm], "lora_alpha": RANKS[arm]}
     elif arm != ADAPTIVE:
-        raise ValueError(f"An arm must be one of {', '.join(NAMES)}; got {arm!r}.")
+        raise ValueError(f"An arm must be one of {', '.join((*NAMES, *RANKS))}; got {arm!r}.")
     data = replace(data, train_data=settings.train_data, eval_data=None)
     training.output_dir, training.seed, training.eval_strategy = str(folder), seed, "no"
     training.training_budgets = None if trainer is FixedTrainer else budgets
@@ -169,6 +174,8 @@ def run_fixed_study(
     arms: Sequence[str] = NAMES,
     weights_dir: str | Path | None = None,
     resamples: int = 2000,
+    inception: torch.nn.Module | None = None,
+    min_images: int = MIN_IMAGES,
 ) -> dict:
     """
     Trains the arms from random weights on the same images in the same order, measures them on the same held-out images
@@ -177,7 +184,7 @@ def run_fixed_study(
 
     The arms: the tokenizer of the recipe with its heads (`"adaptive"`), the same without heads, with one head of as
     many parameters, with heads for only two budgets; and without nested masking and heads, at the mean length and at
-    the full one.
+    the full one. Named by `arms`, the adaptive one with heads of another rank: `"rank 4"` and `"rank 64"`.
 
     Args:
         settings ([`FixedStudySettings`]): What to do.
@@ -185,6 +192,8 @@ def run_fixed_study(
         arms (`Sequence[str]`, *optional*): Those to train and compare.
         weights_dir (`str` or `Path`, *optional*): Folder with the LPIPS weights.
         resamples (`int`, *optional*, defaults to 2000): Draws of the bootstrap.
+        inception (`torch.nn.Module`, *optional*): With it, rFID at the end and at the mean is measured too.
+        min_images (`int`, *optional*, defaults to 2048): Refuse rFID on fewer held-out images.
 
     Returns:
         `dict`: what `out/fixed.json` holds: `settings`, `n` (held-out images), `trainings` with `arm`, `seed`, `steps`
@@ -192,7 +201,8 @@ def run_fixed_study(
         length), `mean_budget`, `lpips`, `psnr`, means over images and seeds, and the difference of both to the fixed
         tokenizer of that length on the same images, with 95 % bootstrap intervals over images and the differences of
         each seed: `lpips_minus_fixed`, `ci`, `by_seed`, `psnr_minus_fixed`, `psnr_ci`; `None` for the fixed one
-        itself, or without it. `groups` has the LPIPS differences at the end and at the mean by kind of image.
+        itself, or without it. With Inception those at the end and at the mean have `rfid`, the mean over the seeds.
+        `groups` has the LPIPS differences at the end and at the mean by kind of image.
 
     Raises:
         `ValueError`: for settings that do not fit, an unknown arm, and a folder that holds another study.
@@ -208,7 +218,7 @@ def run_fixed_study(
     trainings = []
     for seed in range(settings.seeds):
         for arm in arms:
-            folder = out / f"{arm.replace(' ', '-')}-{seed}"
+            folder = _folder(out, arm, seed)
             model_arguments, data, training, trainer = arm_arguments(settings, arm, seed, folder)
             training.weights_dir = training.weights_dir or (weights_dir and str(weights_dir))
             _train(model_arguments, data, training, trainer)
@@ -223,6 +233,16 @@ def run_fixed_study(
                 if arm == ADAPTIVE:
                     scores.setdefault(share, []).append(_scores(checkpoint, table, settings, lpips))
     rows, groups = compare(tables, scores, settings, resamples)
+    if inception is not None:
+        ends = {arm: parts for (arm, share), parts in tables.items() if share == 1.0}
+        at_mean, _ = arms_of(ends, scores.get(1.0, []), settings.fixed_budget)
+        distance = ReconstructionDistance(held_out, inception, min_images)
+        for row in rows:
+            if (row["share"], row["budget"]) == (1.0, "mean"):
+                arm = row["arm"]
+                folders = [_folder(out, ADAPTIVE if arm in WAYS else arm, seed) for seed in range(settings.seeds)]
+                each = [distance(at, arm, one.budgets) for at, one in zip(folders, at_mean[arm])]
+                row["rfid"] = float(np.mean(each))
     result = {
         "settings": asdict(settings) | {"overrides": list(settings.overrides), "shares": list(settings.shares)},
         "n": len(held_out),
@@ -232,6 +252,10 @@ def run_fixed_study(
     }
     write_json(out / RESULT_NAME, result)
     return result
+
+
+def _folder(out: Path, arm: str, seed: int) -> Path:
+    return out / f"{arm.replace(' ', '-')}-{seed}"
 
 
 def _claim(out: Path, settings: FixedStudySettings):
@@ -308,21 +332,10 @@ def compare(
     Returns:
         `tuple[list[dict], list[dict]]`: `rows` and `groups` of [`run_fixed_study`].
     """
-    mean, rows, groups = settings.fixed_budget, [], []
+    rows, groups = [], []
     for share in (*settings.shares, 1.0):
         found = {arm: parts for (arm, at), parts in tables.items() if at == share}
-        at_mean: dict[str, list[Arm]] = {}
-        at_full: dict[str, list[Arm]] = {}
-        for arm, parts in found.items():
-            held = [HeldOut(table, table.info.budgets) for table in parts]
-            if arm == ADAPTIVE:
-                at_mean[POLICY] = [one.at_mean([score], mean) for one, score in zip(held, scores[share])]
-                at_mean[ORACLE] = [one.at_mean([one.fidelity(0.0)], mean) for one in held]
-            if arm != FIXED_FULL:
-                at_mean[UNIFORM if arm == ADAPTIVE else arm] = [one.uniform(mean) for one in held]
-            if arm != FIXED_MEAN:
-                full = held[0].budgets[-1]
-                at_full[UNIFORM if arm == ADAPTIVE else arm] = [one.uniform(full) for one in held]
+        at_mean, at_full = arms_of(found, scores.get(share, []), settings.fixed_budget)
         for budget, arms, fixed in (("mean", at_mean, FIXED_MEAN), ("full", at_full, FIXED_FULL)):
             rows += [
                 {"share": share, "budget": budget} | row for row in _rows(arms, arms.get(fixed), fixed, resamples)
@@ -331,6 +344,25 @@ def compare(
             kinds = np.array(next(iter(found.values()))[0].groups)
             groups = _groups(at_mean, kinds, resamples)
     return rows, groups
+
+
+def arms_of(
+    tables: dict[str, list[RewardTable]], scores: list[torch.Tensor], mean: int
+) -> tuple[dict[str, list[Arm]], dict[str, list[Arm]]]:
+    """The arms, one for each seed, at the mean budget and at the full length; the adaptive one in three ways."""
+    at_mean: dict[str, list[Arm]] = {}
+    at_full: dict[str, list[Arm]] = {}
+    for arm, parts in tables.items():
+        held = [HeldOut(table, table.info.budgets) for table in parts]
+        if arm == ADAPTIVE:
+            at_mean[POLICY] = [one.at_mean([score], mean) for one, score in zip(held, scores)]
+            at_mean[ORACLE] = [one.at_mean([one.fidelity(0.0)], mean) for one in held]
+        if arm != FIXED_FULL:
+            at_mean[UNIFORM if arm == ADAPTIVE else arm] = [one.uniform(mean) for one in held]
+        if arm != FIXED_MEAN:
+            full = held[0].budgets[-1]
+            at_full[UNIFORM if arm == ADAPTIVE else arm] = [one.uniform(full) for one in held]
+    return at_mean, at_full
 
 
 def _rows(arms: dict[str, list[Arm]], fixed: list[Arm] | None, fixed_name: str, resamples: int) -> list[dict]:

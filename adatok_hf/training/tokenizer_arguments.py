@@ -78,6 +78,15 @@ class DataArguments:
             "of it; 1 only moves them along the longer edge."
         },
     )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read parquet or tar files, or a Hub dataset, as they come and copy nothing; needs max_steps."
+        },
+    )
+    shuffle_window: int = field(
+        default=1000, metadata={"help": "Images that each reader of a stream shuffles; it holds their bytes."}
+    )
     data_description: str | None = field(
         default=None, metadata={"help": "What the training images are and on which terms, for the model card."}
     )

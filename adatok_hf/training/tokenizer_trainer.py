@@ -22,7 +22,7 @@ from .discriminator import PatchDiscriminator
 from .latent_revival import revive_latents
 from .losses import LeCamRegularizer, crop_together, draw_budgets, hinge_discriminator_loss, shift_together
 from .optimizer import muon_with_adamw
-from .stateful_trainer import StatefulTrainer
+from .streaming_trainer import StreamingTrainer
 from .tokenizer_arguments import ReconstructionTrainingArguments
 
 
@@ -67,7 +67,7 @@ def check_budgets(budgets: list[int], num_latent_tokens: int) -> list[int]:
     return list(budgets)
 
 
-class ReconstructionTrainer(StatefulTrainer):
+class ReconstructionTrainer(StreamingTrainer):
     """
     Trains encoder, quantizer, decoder and heads so that every prefix of the codes decodes.
 
@@ -372,6 +372,7 @@ class ReconstructionTrainer(StatefulTrainer):
         return rounded if trained or torch.equal(rounded.to(value.dtype), value) else value
 
     def load_extra_state(self, state: dict):
+        super().load_extra_state(state)
         self.ema.load_state_dict(state["ema"])
         self.lecam.load_state_dict(state["lecam"])
         self.code_counts.zero_()
@@ -383,7 +384,7 @@ class ReconstructionTrainer(StatefulTrainer):
             self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
 
     def extra_state(self) -> dict:
-        state = {
+        state = super().extra_state() | {
             "ema": self.ema.state_dict(),
             "lecam": self.lecam.state_dict(),
             "code_counts": self.accelerator.reduce(self.code_counts),

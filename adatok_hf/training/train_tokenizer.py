@@ -10,6 +10,7 @@ from transformers.utils import logging
 from ..checkpoint import load_checkpoint
 from ..data import ImageCollator, RandomCrops, ReadableImages, load_image_dataset, read_images
 from ..modeling import AdaTokImageProcessor, AdaTokModel
+from ..stream import ImageStream, load_image_stream
 from .recipe import checkpoint_to_resume, run_recipe
 from .tokenizer_arguments import ARGUMENT_CLASSES, DataArguments, ReconstructionTrainingArguments, StartArguments
 from .tokenizer_trainer import ReconstructionTrainer
@@ -76,9 +77,7 @@ def train(
     model, processor = build_model(model_arguments, trainer_class.model_class)
     train_dataset = eval_dataset = None
     if arguments.do_train:
-        images = load_image_dataset(data_arguments.train_data, data_arguments.train_split)
-        images = ReadableImages(images, logger.warning)
-        train_dataset = RandomCrops(images, data_arguments.min_crop, arguments.seed)
+        train_dataset = load_train_images(data_arguments, arguments)
     if data_arguments.eval_data:
         eval_dataset = load_eval_images(data_arguments, processor)
     trainer = trainer_class(
@@ -90,13 +89,36 @@ def train(
         processing_class=processor,
     )
     if arguments.do_train:
-        trainer.add_callback(OtherCropsEachEpoch(train_dataset))
+        if not data_arguments.streaming:
+            trainer.add_callback(OtherCropsEachEpoch(train_dataset))
         trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments))
     metrics = trainer.evaluate() if eval_dataset is not None else {}
     if arguments.do_train and trainer.is_world_process_zero():
         rows = quality_rows(metrics, trainer.training_budgets)
         trainer.export(arguments.output_dir, {"rows": rows, "training": training_facts(trainer, data_arguments)})
     return metrics
+
+
+def load_train_images(
+    data_arguments: DataArguments, arguments: ReconstructionTrainingArguments
+) -> RandomCrops | ImageStream:
+    """The random crops of the training images, in a table or as a stream; `ValueError` for a stream without an end."""
+    source, split = data_arguments.train_data, data_arguments.train_split
+    if not data_arguments.streaming:
+        images = ReadableImages(load_image_dataset(source, split), logger.warning)
+        return RandomCrops(images, data_arguments.min_crop, arguments.seed)
+    if arguments.max_steps <= 0:
+        raise ValueError(f"A stream has no end: say by --max_steps how long to train; got {arguments.max_steps}.")
+    return load_image_stream(
+        source,
+        split,
+        warn=logger.warning,
+        window=data_arguments.shuffle_window,
+        min_crop=data_arguments.min_crop,
+        seed=arguments.seed,
+        process=(arguments.process_index, arguments.world_size),
+        workers=arguments.dataloader_num_workers,
+    )
 
 
 class OtherCropsEachEpoch(TrainerCallback):
@@ -129,10 +151,12 @@ def training_facts(trainer: ReconstructionTrainer, data_arguments: DataArguments
     """What the model card says of a finished run."""
     arguments, steps = trainer.args, trainer.state.global_step
     batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    unreadable = int(trainer.train_dataset.dataset.unreadable.sum())
+    images = trainer.train_dataset
     facts = {
         "data": data_arguments.data_description or "not described",
-        "training images": len(trainer.train_dataset) - unreadable,
+        "training images": "a stream"
+        if data_arguments.streaming
+        else len(images) - int(images.dataset.unreadable.sum()),
         "steps": steps,
         "images per step": batch_size,
         "images seen": steps * batch_size,

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from adatok_hf.bench.instruments import count_flops, matmul_calls, peak_memory, time_interleaved
+from adatok_hf.bench.instruments import count_flops, matmul_calls, peak_memory, resident_growth, time_interleaved
 
 
 CPU = torch.device("cpu")
@@ -65,3 +67,13 @@ def test_peak_memory_is_that_of_tensors_alive_together():
 def test_views_and_changes_in_place_need_no_memory():
     inputs = torch.zeros(10, 10)
     assert peak_memory(lambda: inputs.t().reshape(10, 10).unflatten(0, (2, 5)).mul_(2), CPU) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
+def test_a_process_grows_by_what_a_call_has_at_its_peak():
+    def fill(mebibytes: int):
+        return lambda: [torch.ones(mebibytes, 2**18) for _ in range(2)]
+
+    grown = {size: resident_growth(fill(size)) / 2**20 for size in (8, 64)}
+    assert grown[8] == pytest.approx(2 * 8, abs=4)
+    assert grown[64] == pytest.approx(2 * 64, abs=8)

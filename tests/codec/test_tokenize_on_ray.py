@@ -79,30 +79,52 @@ def test_an_actor_is_killed_and_the_rows_are_those_of_the_local_engine(make_job,
     assert tokenize_on_ray(job, out)["shards_there"] == 8
 
 
+def run_through_kills(
+    command: list[str], out: Path, wanted: int, kinds: list[str], minutes: int
+) -> tuple[Counter, int]:
+    """
+    Starts a command until its folder has all shards, and kills a process of each kind, the last first, whenever a
+    shard has been added; gives the kills and the starts. A run that takes longer than so many minutes fails.
+    """
+    choose, killed, driver, starts, there = random.Random(0), Counter(), None, 0, 0
+    end = time.monotonic() + 60 * minutes
+    try:
+        while driver is None or driver.poll() is None or len(shards(out)) < wanted:
+            assert time.monotonic() < end, f"{len(shards(out))} of {wanted} shards, {killed}, {starts} starts"
+            if driver is None or driver.poll() is not None:
+                driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                starts += 1
+            if kinds and len(shards(out)) > there:
+                time.sleep(choose.random() * 0.3)
+                if kinds[-1] == "driver":
+                    driver.send_signal(signal.SIGKILL)
+                    hit = driver.wait() == -signal.SIGKILL
+                else:
+                    hit = kill_one(psutil.Process(driver.pid), kinds[-1], choose)
+                if hit:
+                    killed[kinds.pop()] += 1
+                    there = len(shards(out))
+            time.sleep(0.02)
+    finally:
+        if driver.poll() is None:
+            for process in (*psutil.Process(driver.pid).children(recursive=True), driver):
+                process.kill()
+    return killed, starts
+
+
 @pytest.mark.slow
-def test_twenty_kills_lose_and_double_nothing(make_job, tmp_path, capsys):
-    kinds = ["actor"] * 14 + ["driver"] * 3 + ["node"] * 3
-    choose = random.Random(0)
-    choose.shuffle(kinds)
-    job, out, killed = make_job(default_checkpoint(), 400, variants=8), tmp_path / "ray", Counter()
+@pytest.mark.parametrize(
+    "kills, images, minutes",
+    [({"actor": 1, "node": 1}, 100, 15), ({"actor": 14, "driver": 3, "node": 3}, 400, 60)],
+    ids=["two", "twenty"],
+)
+def test_kills_lose_and_double_nothing(make_job, tmp_path, capsys, kills, images, minutes):
+    kinds = [kind for kind, number in kills.items() for _ in range(number)]
+    random.Random(0).shuffle(kinds)
+    job, out = make_job(default_checkpoint(), images, variants=8), tmp_path / "ray"
     command = [sys.executable, "-m", "adatok_hf.cli", "tokenize-dataset", "--data", job.data, "--out", str(out)]
     command += ["--images-per-shard", "5", "--variants", "8", "--engine", "ray", "--workers", "2", "--device", "cpu"]
-    driver, starts, there = None, 0, 0
-    while driver is None or driver.poll() is None or len(shards(out)) < 80:
-        if driver is None or driver.poll() is not None:
-            driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            starts += 1
-        if kinds and len(shards(out)) > there:
-            time.sleep(choose.random() * 0.3)
-            if kinds[-1] == "driver":
-                driver.send_signal(signal.SIGKILL)
-                hit = driver.wait() == -signal.SIGKILL
-            else:
-                hit = kill_one(psutil.Process(driver.pid), kinds[-1], choose)
-            if hit:
-                killed[kinds.pop()] += 1
-                there = len(shards(out))
-        time.sleep(0.02)
+    killed, starts = run_through_kills(command, out, images // 5, kinds, minutes)
     tokenize_dataset(job, tmp_path / "local")
     rows, wanted = load(out), load(tmp_path / "local")
     ids = Counter((row["image_id"], row["variant"]) for row in rows)
@@ -112,8 +134,8 @@ def test_twenty_kills_lose_and_double_nothing(make_job, tmp_path, capsys):
     with capsys.disabled():
         print(f"\nkilled {dict(killed)}, {starts} starts, {len(shards(out))} shards, {len(rows)} rows,")
         print(f"{len(missing)} missing, {len(doubled)} doubled, skipped {skipped}")
-    assert killed == {"actor": 14, "driver": 3, "node": 3}
-    assert rows == wanted and len(rows) == 399 * 8
+    assert killed == kills
+    assert rows == wanted and len(rows) == (images - 1) * 8
     assert skipped == ["picture-02.png"]
     assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from distance import Distance
+from evaluate_worker import SmallInception
 from safetensors.torch import load_file
 from tiny_recipe import RECIPE
 
@@ -140,6 +141,23 @@ def test_a_study_that_was_cut_off_trains_nothing_twice(finished, settings, monke
     result, folder = finished
     monkeypatch.setattr(fixed_study, "train", lambda *args: pytest.fail("trained again"))
     assert run_fixed_study(settings, folder, resamples=200) == result
+
+
+def test_rfid_is_of_each_arm_s_own_reconstructions_and_measured_once(finished, settings):
+    result, folder = finished
+    inception = SmallInception()
+    measured = run_fixed_study(settings, folder, resamples=200, inception=inception, min_images=2)
+    found = {name: row["rfid"] for name, row in rows(measured, share=1.0, budget="mean").items()}
+    assert set(found) == {POLICY, ORACLE, UNIFORM, NO_HEADS, SHARED_HEAD, TWO_HEADS, FIXED_MEAN}
+    assert len({found[arm] for arm in (UNIFORM, ORACLE, NO_HEADS, SHARED_HEAD, FIXED_MEAN)}) == 5
+    assert not any("rfid" in row for row in result["rows"])
+    inception.forward = lambda images: pytest.fail("measured again")
+    assert run_fixed_study(settings, folder, resamples=200, inception=inception, min_images=2) == measured
+
+
+def test_heads_of_another_rank_are_an_arm_where_it_is_named(settings, tmp_path):
+    arguments = arm_arguments(settings, "rank 64", 0, tmp_path)[0]
+    assert (arguments.lora_rank, arguments.lora_alpha) == (64, 64) and "rank 64" not in NAMES
 
 
 def test_the_weights_on_the_way_differ_from_those_at_the_end(finished):
