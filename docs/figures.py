@@ -48,7 +48,7 @@ def zoo() -> str:
                 f"{training['images seen']:,} images",
                 "<br>".join(
                     f"{row.get('mean_budget', row['budget']):.3g}{' chosen' if row['budget'] == 'auto' else ''}: "
-                    f"{row['psnr']:.2f} dB / {row['lpips']:.3f} / {format(row['rfid'], '.0f') if 'rfid' in row else '-'}"
+                    f"{row['psnr']:.2f} dB / {row['lpips']:.3f}" + (f" / {row['rfid']:.0f}" if "rfid" in row else "")
                     for row in shown
                 ),
             ]
