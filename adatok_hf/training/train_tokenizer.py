@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from torch.utils.data import Subset
-from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
+from transformers import IntervalStrategy, PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from ..checkpoint import load_checkpoint
@@ -79,7 +79,9 @@ def train(
         images = load_image_dataset(data_arguments.train_data, data_arguments.train_split)
         images = ReadableImages(images, logger.warning)
         train_dataset = RandomCrops(images, data_arguments.min_crop, arguments.seed)
-    if data_arguments.eval_data:
+    if not data_arguments.eval_data:
+        arguments.eval_strategy = IntervalStrategy.NO  # the recipes' steps are for those who have such data
+    else:
         eval_dataset = load_eval_images(data_arguments, processor)
     trainer = trainer_class(
         model=model,
