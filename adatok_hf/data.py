@@ -15,9 +15,11 @@ from transformers import BaseImageProcessor
 from .extras import require
 from .files import first_line, is_temporary
 from .modeling.image_processing_adatok import DAMAGE, RASTER_FORMATS
+from .parquet import check_parquet
 
 
 MAX_PIXELS = 100_000_000
+ROWS_AT_ONCE = 128  # of a parquet file: a row group of pictures may be larger than the memory
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -232,7 +234,9 @@ def _holds_bytes(feature) -> bool:
 
 
 def _load_parquet(files: list[str], rows: str) -> Dataset:
-    return ImageTable(_load_table("parquet", files, rows), files[0])
+    for file in files:
+        check_parquet(file)
+    return ImageTable(_load_table("parquet", files, rows, batch_size=ROWS_AT_ONCE), files[0])
 
 
 def _load_tars(files: list[str], rows: str) -> Dataset:
@@ -246,13 +250,13 @@ def _load_tars(files: list[str], rows: str) -> Dataset:
     return ImageTable(table.rename_columns(names), files[0])
 
 
-def _load_table(kind: str, files: list[str], rows: str):
+def _load_table(kind: str, files: list[str], rows: str, **options):
     """What `datasets` makes of parquet files, or of tar files in the format of webdataset."""
     require("train", "datasets")
     from datasets import load_dataset
 
     try:
-        return load_dataset(kind, data_files={"train": files}, split=f"train{rows}")
+        return load_dataset(kind, data_files={"train": files}, split=f"train{rows}", **options)
     # A damaged file may fail anywhere in its reader, and in any way.
     except Exception as error:
         reason = first_line(error.__cause__ or error).rstrip(".")

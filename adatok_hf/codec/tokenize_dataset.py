@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from ..checkpoint import load_checkpoint, model_hash, policy_hash
 from ..data import ImageFolder, load_image_dataset, random_square
-from ..files import whole_file
-from .codes_file import import_pyarrow
+from ..files import first_line, whole_file
+from ..parquet import check_parquet, import_pyarrow
 
 
 FORMAT = "adatok-codes-dataset"
@@ -321,11 +321,12 @@ def codes_features(codebook_size: int, class_names: list[str]):
 
 def read_facts(path: Path) -> dict:
     """What a shard says of the job that made it; raises `ValueError` if it is none or damaged."""
-    arrow, parquet = import_pyarrow()
+    _, parquet = import_pyarrow()
     try:
-        metadata = parquet.read_schema(path).metadata or {}
-    except (arrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged; delete it, and it will be made again.") from error
+        check_parquet(path)
+    except ValueError as error:
+        raise ValueError(f"{first_line(error)} Delete it, and it will be made again.") from error
+    metadata = parquet.read_schema(path).metadata or {}
     if FORMAT.encode() not in metadata:
         raise ValueError(f"{path} holds no {FORMAT} metadata, so `adatok tokenize-dataset` did not make it.")
     return json.loads(metadata[FORMAT.encode()])
