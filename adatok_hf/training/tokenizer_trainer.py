@@ -15,6 +15,7 @@ from ..checkpoint import save_checkpoint
 from ..metrics.images import to_pixel_values, to_uint8
 from ..metrics.pairs import psnr_of_error
 from ..metrics.perceptual import load_lpips
+from ..files import whole_file
 from ..model_card import read_license
 from ..modeling import AdaTokModel
 from ..modeling.blocks import AdaTokVectorQuantizer
@@ -353,7 +354,8 @@ class ReconstructionTrainer(StatefulTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         sheet = torch.cat(list(torch.cat(list(pictures.unbind(1)), dim=-1)), dim=-2)
         (sheet,) = self.processing_class.post_process(sheet[None])
-        sheet.save(folder / f"step-{self.state.global_step:07d}.png")
+        with whole_file(folder / f"step-{self.state.global_step:07d}.png") as path:
+            sheet.save(path)
 
     def export(self, output_dir: str, metrics: dict):
         """
