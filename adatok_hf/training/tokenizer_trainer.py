@@ -12,10 +12,10 @@ from transformers import TrainerCallback
 from transformers.utils import ModelOutput
 
 from ..checkpoint import save_checkpoint
+from ..files import whole_file
 from ..metrics.images import to_pixel_values, to_uint8
 from ..metrics.pairs import psnr_of_error
 from ..metrics.perceptual import load_lpips
-from ..files import whole_file
 from ..model_card import read_license
 from ..modeling import AdaTokModel
 from ..modeling.blocks import AdaTokVectorQuantizer
