@@ -20,6 +20,8 @@ from ..parquet import check_parquet, import_pyarrow
 
 FORMAT = "adatok-codes-dataset"
 SKIPPED = "adatok-skipped-images"
+FACTS = {"num_images": int, "images_per_shard": int, "codebook_size": int, "model_hash": str}
+FACTS |= {"candidate_budgets": list, "class_names": list}
 UNREADABLE = (OSError, SyntaxError, ValueError)  # of a picture: what PIL and the image processor raise
 
 
@@ -329,7 +331,15 @@ def read_facts(path: Path) -> dict:
     metadata = parquet.read_schema(path).metadata or {}
     if FORMAT.encode() not in metadata:
         raise ValueError(f"{path} holds no {FORMAT} metadata, so `adatok tokenize-dataset` did not make it.")
-    return json.loads(metadata[FORMAT.encode()])
+    try:
+        facts = json.loads(metadata[FORMAT.encode()])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The metadata of {path} are damaged: {first_line(error)}") from error
+    for name, kind in FACTS.items():
+        found = facts.get(name) if isinstance(facts, dict) else None
+        if type(found) is not kind or kind is int and found < 1:
+            raise ValueError(f"The metadata of {path} are damaged: {name} is {found!r}.")
+    return facts
 
 
 def read_skipped(path: Path) -> dict[str, str]:

@@ -114,3 +114,26 @@ def test_odd_numbers_of_a_reward_table_are_refused(tmp_path, info, refused):
     (tmp_path / "table.json").write_text(json.dumps(facts | info))
     with refused(str(tmp_path)):
         RewardTable.load(tmp_path)
+
+
+SHARD = {"num_images": 1, "images_per_shard": 1, "codebook_size": 64, "model_hash": "", "candidate_budgets": [1]}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        "",
+        "[" * 100_000,
+        "[]",
+        "{}",
+        json.dumps(SHARD),
+        json.dumps(SHARD | {"class_names": "a"}),
+        json.dumps(SHARD | {"class_names": [], "images_per_shard": 0}),
+        json.dumps(SHARD | {"class_names": [], "num_images": True}),
+    ],
+)
+def test_odd_metadata_of_shards_are_refused(tmp_path, facts, refused):
+    table = pyarrow.table({"image_codes": [[1]], "budget": [1], "label": [0]})
+    write_table(table.replace_schema_metadata({FORMAT: facts}), tmp_path / "a.parquet")
+    with refused(str(tmp_path / "a.parquet"), "damaged"):
+        load_sequences(tmp_path)
