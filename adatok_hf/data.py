@@ -15,9 +15,11 @@ from transformers import BaseImageProcessor
 from .extras import require
 from .files import first_line, is_temporary
 from .modeling.image_processing_adatok import DAMAGE, RASTER_FORMATS
+from .parquet import check_parquet
 
 
 MAX_PIXELS = 100_000_000
+ROWS_AT_ONCE = 128  # of a parquet file: a row group of pictures may be larger than the memory
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -269,8 +271,13 @@ def load_table(kind: str, files: list[str], split: str, streaming: bool = False)
     require("train", "datasets")
     from datasets import load_dataset
 
+    options = {}
+    if kind == "parquet":
+        for file in files:
+            check_parquet(file)
+        options["batch_size"] = ROWS_AT_ONCE
     try:
-        return load_dataset(kind, data_files={"train": files}, split=split, streaming=streaming)
+        return load_dataset(kind, data_files={"train": files}, split=split, streaming=streaming, **options)
     # A damaged file may fail anywhere in its reader, and in any way.
     except Exception as error:
         reason = first_line(error.__cause__ or error).rstrip(".")

@@ -11,6 +11,7 @@ from .modeling import AdaTokConfig, TaTokConfig
 
 CARD_NAME = "README.md"
 CHOICE_LABEL = "chosen by the policy"
+OF_MEASUREMENT = ("quality measured on", "LPIPS above", "codebook use")  # training facts that explain the rows
 SNIPPET = """```python
 import torch
 from PIL import Image, ImageDraw
@@ -152,7 +153,7 @@ def model_card(
         base_model=training.get("base_model"),
         metrics=names or None,
     )
-    introduction, table, snippet = describe_tatok(config) if config.model_type == "tatok" else describe_adatok(config)
+    introduction, table, snippet = describe(config)
     card = BODY.format(
         front_matter=data.to_yaml(),
         name=repo_id.rsplit("/", 1)[-1],
@@ -167,8 +168,19 @@ def model_card(
     return str(ModelCard(card))
 
 
+def lasting_facts(metrics: dict | None) -> dict:
+    """The training facts that stay true when the rows of the metrics are given up or replaced."""
+    training = (metrics or {}).get("training", {})
+    return {name: fact for name, fact in training.items() if name not in OF_MEASUREMENT}
+
+
+def describe(config: AdaTokConfig | TaTokConfig) -> tuple[str, str, str]:
+    """What a card says first, the rows of its table, and the snippet without its repository."""
+    return describe_tatok(config) if config.model_type == "tatok" else describe_adatok(config)
+
+
 def describe_adatok(config: AdaTokConfig) -> tuple[str, str, str]:
-    """What the card of an AdaTok says first, the rows of its table, and the snippet without its repository."""
+    """The same of an AdaTok."""
     if config.is_policy_trained:
         policy = "In one forward pass it decides how many codes each image deserves."
     else:

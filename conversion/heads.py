@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from ..checkpoint import copy_checkpoint, read_metrics
 from ..files import check_empty, read_json, whole_folder
 from ..hub import find_folder
-from ..model_card import CARD_NAME, model_card, read_license
+from ..model_card import CARD_NAME, lasting_facts, model_card, read_license
 from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 from ..modeling.modeling_adatok import AdaTokDecoder
 
@@ -211,8 +211,7 @@ def save_imported(
     """
     check_empty(out)
     source = Path(source)
-    training = (read_metrics(source) or {}).get("training", {})
-    training = {name: fact for name, fact in training.items() if not name.endswith("measured on")}
+    training = lasting_facts(read_metrics(source))
     card = model_card(model.config, Path(out).name, {"training": training | facts}, license=read_license(source))
     heads = {name: tensor for name, tensor in model.state_dict().items() if "lora_" in name}
     copy_checkpoint(source, out, model, processor, tensors=heads, metrics={}, card=card)

@@ -568,7 +568,11 @@ class AdaTokModel(AdaTokPreTrainedModel):
             )
 
     def _check_cost_bias(self, cost_bias: float):
-        if not math.isfinite(cost_bias):
+        try:
+            is_finite = math.isfinite(cost_bias)
+        except (TypeError, ValueError, RuntimeError):  # a text, a list, a tensor of several numbers
+            is_finite = False
+        if not is_finite:
             raise ValueError(f"cost_bias must be a finite number, 0 for the policy as trained; got {cost_bias}.")
 
     def _check_image_codes(self, image_codes: torch.Tensor, budgets: torch.Tensor, code_mask: torch.Tensor):

@@ -14,6 +14,7 @@ FLOORS = (
     {"modeling"},
     {"registration"},
     {"files", "extras"},
+    {"parquet"},
     {"charts", "data", "tables", "plotting", "model_card"},
     {"hub", "weights", "stream"},
     {"metrics", "checkpoint"},

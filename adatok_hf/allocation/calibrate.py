@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
+from transformers import PreTrainedConfig
 
 from ..checkpoint import copy_checkpoint, read_metrics
 from ..data import read_images
 from ..files import check_empty
-from ..model_card import CARD_NAME, CHOICE_LABEL, metric_names
+from ..model_card import CARD_NAME, CHOICE_LABEL, describe, metric_names
 from ..modeling import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, TaTokModel
 
 
@@ -129,23 +130,24 @@ def save_calibrated(
     for name, value in choice.items():
         setattr(config, name, float(value))
     config.validate_architecture()
-    metrics, card = without_choice(Path(source))
+    metrics, card = without_choice(Path(source), model.config, config)
     copy_checkpoint(source, out, model, processor, config=config, metrics=metrics, card=card)
 
 
-def without_choice(folder: Path) -> tuple[dict | None, str | None]:
+def without_choice(folder: Path, config: PreTrainedConfig, wanted: PreTrainedConfig) -> tuple[dict | None, str | None]:
     """
-    Metrics and card of a checkpoint without what was measured of the policy's own choice; `None` for either of them
-    that says nothing of it.
+    Metrics and card of a checkpoint without what was measured of the policy's own choice, and with what the card says
+    of the wanted configuration's; `None` for what is as it was, or is not there.
     """
     metrics, card = read_metrics(folder) or {}, folder / CARD_NAME
     metric_names(metrics.get("rows", []))  # proves that they are rows
     rows = [row for row in metrics.get("rows", []) if row["budget"] != "auto"]
-    lines = card.read_text(encoding="utf-8").splitlines(keepends=True) if card.is_file() else []
-    kept = [line for line in lines if not line.startswith(f"| {CHOICE_LABEL}")]
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    text = text.replace(describe(config)[0], describe(wanted)[0])
+    kept = [line for line in text.splitlines(keepends=True) if not line.startswith(f"| {CHOICE_LABEL}")]
     return (
         metrics | {"rows": rows} if rows != metrics.get("rows", []) else None,
-        "".join(kept) if kept != lines else None,
+        "".join(kept) if card.is_file() else None,
     )
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from tqdm import tqdm
 
 from ..checkpoint import model_hash
 from ..data import read_images
-from ..files import first_line, whole_file, write_json
+from ..files import first_line, read_json, whole_file, write_json
 from ..metrics.budgets import measure_budgets
 from ..modeling import AdaTokImageProcessor, AdaTokModel
+from ..parquet import check_parquet, import_pyarrow
 
 
 INFO_NAME = "table.json"
@@ -118,13 +118,15 @@ class RewardTable:
                 f"The reward table {folder} was made by {info.model!r}, whose weights are not those of this model; "
                 "make a new table in another folder."
             )
-        paths = part_paths(folder, info)
-        missing = [path for path in paths if not path.is_file()]
-        if missing:
+        count = count_parts(info)
+        paths = sorted(folder.glob(f"part-*-of-{count:05d}.parquet"))
+        if len(paths) < count:
             raise ValueError(
-                f"The reward table {folder} is not finished: {len(missing)} of {len(paths)} parts are missing. Start "
+                f"The reward table {folder} is not finished: {count - len(paths)} of {count} parts are missing. Start "
                 "`adatok reward-table` again, it goes on where it stopped."
             )
+        for path in paths:
+            check_parquet(path)
         try:
             columns = ArrowDataset.from_parquet([str(path) for path in paths]).with_format("torch")[:]
             table = cls(info, columns)
@@ -203,14 +205,24 @@ def read_info(folder: Path) -> RewardTableInfo:
             f"There is no reward table in {folder}: it has no {INFO_NAME}. Make one: adatok reward-table."
         )
     try:
-        return RewardTableInfo(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
+        info = RewardTableInfo(**read_json(path))
+        numbers = [info.num_images, info.images_per_part, info.num_latent_tokens, *info.budgets]
+    except TypeError as error:
+        raise ValueError(f"{path} is damaged: {first_line(error)}") from error
+    for number in numbers:
+        if type(number) is not int or number < 1:
+            raise ValueError(f"{path} is damaged: its numbers are whole and above 0; got {number!r}.")
+    return info
+
+
+def count_parts(info: RewardTableInfo) -> int:
+    """How many Parquet files a finished table has."""
+    return -(-info.num_images // info.images_per_part)
 
 
 def part_paths(folder: Path, info: RewardTableInfo) -> list[Path]:
     """The Parquet files of a table, whether written or not."""
-    count = -(-info.num_images // info.images_per_part)
+    count = count_parts(info)
     return [Path(folder) / f"part-{index:05d}-of-{count:05d}.parquet" for index in range(count)]
 
 
@@ -319,12 +331,11 @@ def _check_same(found: RewardTableInfo, wanted: RewardTableInfo, folder: Path):
 
 def _check_images(path: Path, processor, dataset, rows: range, warn: Callable[[str], object]):
     """Raises `ValueError` unless a finished part is of these images."""
-    import pyarrow
-    from pyarrow import parquet
-
+    arrow, parquet = import_pyarrow()
+    check_parquet(path)
     try:
         found = parquet.read_table(path, columns=["image_hash"])["image_hash"].to_pylist()
-    except (OSError, KeyError, pyarrow.ArrowException) as error:
+    except (OSError, KeyError, arrow.ArrowException) as error:
         raise ValueError(f"{path} is damaged: {first_line(error)} Delete it and start again.") from error
     images = read_images(dataset, rows, processor, warn)
     hashes = [(row, _image_hash(processor.post_process(pixel_values)[0])) for row, _, pixel_values in images]

@@ -4,7 +4,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ..files import printable, remove_left_overs
+from ..files import FULL, printable, remove_left_overs
 from .options import AUTO
 
 
@@ -78,6 +78,8 @@ def prepare_folder(path: Path):
         remove_left_overs(path)
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
+        if error.errno in FULL:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise ValueError(f"Cannot write to the output folder {path}: {error.strerror}.") from error
 
 

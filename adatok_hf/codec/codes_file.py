@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..extras import require
 from ..files import first_line, whole_file
+from ..parquet import check_parquet, import_pyarrow
 
 
 SUFFIXES = (".safetensors", ".parquet", ".json")
@@ -201,16 +201,6 @@ def check_codes_path(path: str | Path):
         import_pyarrow()
 
 
-def import_pyarrow():
-    """Imports the optional pyarrow and its Parquet module."""
-    require("train", "pyarrow")
-    import pyarrow
-    import pyarrow.compute
-    import pyarrow.parquet
-
-    return pyarrow, pyarrow.parquet
-
-
 def _parquet_schema(arrow):
     return arrow.schema(
         [
@@ -294,20 +284,20 @@ def _check_json_row(path: Path, row, limit: int):
 
 def _load_parquet(path: Path) -> tuple[dict, dict]:
     arrow, parquet = import_pyarrow()
+    check_parquet(path)
     try:
         metadata = parquet.read_metadata(path)
         text = (metadata.metadata or {}).get(FORMAT.encode())
         facts = _parse_facts(path, text, FACTS | {"num_latent_tokens": int})
         limit = facts.pop("num_latent_tokens")
         _check_growth(path, metadata.num_rows * limit)
-        table = parquet.read_table(path, read_dictionary=["file_name"])
-        names = _plain_names(arrow, path, table)
         schema = _parquet_schema(arrow)
-        table = table.select(schema.names[1:]).cast(schema.remove(0)).combine_chunks()
+        table = parquet.read_table(path).select(schema.names).cast(schema).combine_chunks()
+        names = table["file_name"].to_pylist()
     except (arrow.ArrowException, KeyError, OSError) as error:
         raise ValueError(f"{path} is truncated, damaged or no codes file: {first_line(error)}") from error
     prefixes = arrow.concat_arrays(table["image_codes"].chunks or [arrow.array([], schema.field("image_codes").type)])
-    if any(column.null_count for column in (*table.columns, prefixes.values)) or None in names:
+    if any(column.null_count for column in (*table.columns, prefixes.values)):
         raise ValueError(f"{path} has empty cells; every image needs a name, codes, a budget and a size.")
     budgets, heights, widths, lengths, kept = (
         torch.from_numpy(column.to_numpy().astype("int64"))
@@ -324,21 +314,11 @@ def _load_parquet(path: Path) -> tuple[dict, dict]:
     return {"image_codes": codes, "budgets": budgets, "original_sizes": sizes}, facts | {"file_names": names}
 
 
-def _plain_names(arrow, path: Path, table) -> list[str | None]:
-    """The names, once it is known that they, which a dictionary may repeat, do not outgrow the file."""
-    names = table["file_name"]
-    if arrow.types.is_dictionary(names.type):
-        names = names.combine_chunks()
-        lengths = arrow.compute.binary_length(names.dictionary).take(names.indices)
-        _check_growth(path, arrow.compute.sum(lengths).as_py() or 0)
-    return names.cast(arrow.string()).to_pylist()
-
-
 def _check_growth(path: Path, size: int):
     """Raises `ValueError` where a file announces far more than it can mean: a number must not claim all memory."""
     limit = MAX_GROWTH * path.stat().st_size + MIN_LIMIT
     if size > limit:
-        raise ValueError(f"{path} announces {size:,} codes or letters; a file of its size holds at most {limit:,}.")
+        raise ValueError(f"{path} announces {size:,} codes; a file of its size holds at most {limit:,}.")
 
 
 __all__ = ["ImageCodes", "check_codes_path"]

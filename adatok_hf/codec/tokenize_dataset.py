@@ -14,12 +14,14 @@ from tqdm import tqdm
 
 from ..checkpoint import load_checkpoint, model_hash, policy_hash
 from ..data import ImageFolder, load_image_dataset, random_square
-from ..files import whole_file
-from .codes_file import import_pyarrow
+from ..files import first_line, whole_file
+from ..parquet import check_parquet, import_pyarrow
 
 
 FORMAT = "adatok-codes-dataset"
 SKIPPED = "adatok-skipped-images"
+FACTS = {"num_images": int, "images_per_shard": int, "codebook_size": int, "model_hash": str}
+FACTS |= {"candidate_budgets": list, "class_names": list}
 UNREADABLE = (OSError, SyntaxError, ValueError)  # of a picture: what PIL and the image processor raise
 
 
@@ -321,14 +323,23 @@ def codes_features(codebook_size: int, class_names: list[str]):
 
 def read_facts(path: Path) -> dict:
     """What a shard says of the job that made it; raises `ValueError` if it is none or damaged."""
-    arrow, parquet = import_pyarrow()
+    _, parquet = import_pyarrow()
     try:
-        metadata = parquet.read_schema(path).metadata or {}
-    except (arrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged; delete it, and it will be made again.") from error
+        check_parquet(path)
+    except ValueError as error:
+        raise ValueError(f"{first_line(error)} Delete it, and it will be made again.") from error
+    metadata = parquet.read_schema(path).metadata or {}
     if FORMAT.encode() not in metadata:
         raise ValueError(f"{path} holds no {FORMAT} metadata, so `adatok tokenize-dataset` did not make it.")
-    return json.loads(metadata[FORMAT.encode()])
+    try:
+        facts = json.loads(metadata[FORMAT.encode()])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The metadata of {path} are damaged: {first_line(error)}") from error
+    for name, kind in FACTS.items():
+        found = facts.get(name) if isinstance(facts, dict) else None
+        if type(found) is not kind or kind is int and found < 1:
+            raise ValueError(f"The metadata of {path} are damaged: {name} is {found!r}.")
+    return facts
 
 
 def read_skipped(path: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from transformers.utils import ModelOutput
 
 from ..checkpoint import save_checkpoint
+from ..files import whole_file
 from ..metrics.images import to_pixel_values, to_uint8
 from ..metrics.pairs import psnr_of_error
 from ..metrics.perceptual import load_lpips
@@ -338,7 +339,8 @@ class ReconstructionTrainer(StreamingTrainer):
         folder.mkdir(parents=True, exist_ok=True)
         sheet = torch.cat(list(torch.cat(list(pictures.unbind(1)), dim=-1)), dim=-2)
         (sheet,) = self.processing_class.post_process(sheet[None])
-        sheet.save(folder / f"step-{self.state.global_step:07d}.png")
+        with whole_file(folder / f"step-{self.state.global_step:07d}.png") as path:
+            sheet.save(path)
 
     def export(self, output_dir: str, metrics: dict):
         """

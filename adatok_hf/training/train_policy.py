@@ -16,7 +16,7 @@ from ..checkpoint import copy_checkpoint, load_checkpoint, read_metrics
 from ..data import load_image_dataset
 from ..hub import find_folder
 from ..metrics.perceptual import load_lpips
-from ..model_card import model_card, read_license
+from ..model_card import lasting_facts, model_card, read_license
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
 from ..modeling.modeling_adatok import AdaTokPolicy
 from .policy_arguments import ARGUMENT_CLASSES, PolicyDataArguments, PolicyTrainingArguments
@@ -220,7 +220,7 @@ def export_policy(
     config = deepcopy(model.config)
     config.is_policy_trained, config.cost_bias = True, 0.0
     report = read_metrics(source) or {}
-    report = report | {"rows": rows, "training": report.get("training", {}) | facts}
+    report = report | {"rows": rows, "training": lasting_facts(report) | facts}
     card = model_card(config, Path(output_dir).name, report, license=read_license(source))
     copy_checkpoint(source, output_dir, model, processor, config=config, tensors=state, metrics=report, card=card)
 

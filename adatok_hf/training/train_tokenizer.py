@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from torch.utils.data import Subset
-from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
+from transformers import IntervalStrategy, PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
 from transformers.utils import logging
 
 from ..checkpoint import load_checkpoint
@@ -78,7 +78,9 @@ def train(
     train_dataset = eval_dataset = None
     if arguments.do_train:
         train_dataset = load_train_images(data_arguments, arguments)
-    if data_arguments.eval_data:
+    if not data_arguments.eval_data:
+        arguments.eval_strategy = IntervalStrategy.NO  # the recipes' steps are for those who have such data
+    else:
         eval_dataset = load_eval_images(data_arguments, processor)
     trainer = trainer_class(
         model=model,

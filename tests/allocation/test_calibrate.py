@@ -311,6 +311,7 @@ def test_a_folder_that_fails_half_way_leaves_nothing(tmp_path):
 def test_a_tatok_keeps_the_wanted_mean(tatok_checkpoint, tiny_tatok, processor, pictures, tmp_path, capsys, rule):
     tiny_tatok.config.threshold_rule, tiny_tatok.config.threshold = rule, 0.5
     tiny_tatok.save_pretrained(tatok_checkpoint)
+    (tatok_checkpoint / "README.md").write_text(model_card(tiny_tatok.config, "a-model"))
     folder = tmp_path / "pictures"
     folder.mkdir()
     for index, picture in enumerate(pictures):
@@ -325,6 +326,7 @@ def test_a_tatok_keeps_the_wanted_mean(tatok_checkpoint, tiny_tatok, processor, 
     with torch.no_grad():
         encoded = model.encode(loaded_processor(pictures, return_tensors="pt")["pixel_values"])
     assert abs(encoded.num_tokens.double().mean().item() - 9.4) <= 0.55
+    assert (out / "README.md").read_text() == model_card(model.config, "a-model")  # which names the threshold
     assert f"threshold {model.config.threshold:.4g}, mean budget {encoded.num_tokens.double().mean():.2f}" in (
         capsys.readouterr().out
     )

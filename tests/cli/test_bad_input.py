@@ -1,19 +1,12 @@
 """What cannot be done is one sentence, and nothing is lost."""
 
-import contextlib
-import io
-import os
-import subprocess
 import zlib
 from pathlib import Path
 
 import pytest
-import yaml
 from PIL import Image
 from sentences import is_one_sentence
-from tiny_recipe import RECIPE
 
-from adatok_hf.cli import main
 from adatok_hf.codec.codes_file import ImageCodes
 
 
@@ -168,58 +161,3 @@ def test_a_bad_codes_file_is_one_sentence(adatok, pictures, tmp_path, damage):
     code, _, stderr = adatok("decode", path, "--out", tmp_path / "decoded")
     assert code == 2 and is_one_sentence(stderr) and str(path) in stderr
     assert not (tmp_path / "decoded").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on a disk of 128 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("no disk can be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-@pytest.mark.parametrize(
-    "command", ["encode", "decode", "reconstruct", "heads", "parquet", "tokenize-dataset", "train"]
-)
-def test_a_full_disk_is_one_sentence_and_the_old_file_stays(command, adatok, pictures, tmp_path, small_disk):
-    codes = tmp_path / "codes.safetensors"
-    assert adatok("encode", pictures, "--out", codes)[0] == 0
-    (small_disk / "old").write_bytes(bytes(120 << 10))
-    old = {"encode": "out.safetensors", "parquet": "out.parquet", "decode": "a.png", "reconstruct": "grid.png"}
-    if command in old:
-        (small_disk / old[command]).write_text("old")
-    (small_disk / "rest").write_bytes(bytes(small_free(small_disk)))
-    if command == "train":
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | {"output_dir": str(small_disk / "run")}))
-        result = run_main(("train", "tokenizer", "--recipe", tmp_path / "recipe.yaml", "--data", pictures))
-    elif command == "tokenize-dataset":
-        result = adatok(command, "--data", pictures, "--out", small_disk / "codes")
-    elif command in ("encode", "parquet"):
-        result = adatok("encode", pictures, "--out", small_disk / old[command])
-    elif command == "heads":
-        model = tmp_path / "tiny_checkpoint"
-        result = run_main(("heads", "export", "--out", small_disk / "heads", "--model", model))
-    else:
-        result = adatok(command, codes if command == "decode" else pictures, "--out", small_disk)
-    code, stderr = result[0], result[-1]
-    assert code in (2, 3) and "No space left on device" in stderr and str(small_disk) in stderr
-    assert [line for line in stderr.splitlines() if "error" in line][0].endswith(".")
-    if command in old:
-        assert (small_disk / old[command]).read_text() == "old"
-    assert not [path for path in small_disk.iterdir() if path.name.startswith(".")]
-
-
-def small_free(folder: Path) -> int:
-    space = os.statvfs(folder)
-    return space.f_bavail * space.f_frsize
-
-
-def run_main(arguments):
-    stderr = io.StringIO()
-    with pytest.raises(SystemExit) as exit_info, contextlib.redirect_stderr(stderr):
-        main([*map(str, arguments)])
-    return exit_info.value.code, stderr.getvalue()

@@ -374,6 +374,7 @@ def test_the_command_makes_a_checkpoint_that_differs_in_the_imported_heads_alone
         "rows": [{"budget": 4, "psnr": 17.25}],
         "training": {"steps": 7, "datasets": ["someone/pictures"], "quality measured on": "pictures"},
     }
+    report["training"] |= {"LPIPS above": "backbone alex", "codebook use": "99% by these pictures"}
     (tiny_checkpoint / "metrics.json").write_text(json.dumps(report))
     (tiny_checkpoint / "README.md").write_text("---\nlicense: mit\n---\n# Card\n17.25\n")
     export_heads(blank_model, tmp_path / "blank", "someone/a-model")
@@ -392,6 +393,7 @@ def test_the_command_makes_a_checkpoint_that_differs_in_the_imported_heads_alone
         assert torch.equal(state[name], expected), name
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Not measured." in card and "17.25" not in card and "measured on" not in card
+    assert "LPIPS above" not in card and "codebook use" not in card
     assert "license: mit" in card and "- steps: 7" in card and "someone/pictures" in card
     assert f"those of the budgets 4, 8 imported from {tmp_path / 'blank'}, the rest as in {tiny_checkpoint}" in card
     load_checkpoint(tmp_path / "out")

@@ -245,7 +245,7 @@ def test_the_budget_distribution_is_the_softmax_of_what_encode_maximises(tiny_mo
         assert torch.equal(tiny_model.candidate_budgets[probabilities.argmax(dim=1)], encoded.budgets)
 
 
-@pytest.mark.parametrize("cost_bias", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("cost_bias", [float("nan"), float("inf"), -float("inf"), "1", [1], {}, 1j, torch.ones(2)])
 def test_a_cost_bias_that_is_not_finite_is_a_value_error(tiny_model, pixel_values, cost_bias):
     tiny_model.config.is_policy_trained = True
     with pytest.raises(ValueError, match="cost_bias"):

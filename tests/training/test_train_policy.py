@@ -72,7 +72,7 @@ def test_exported_folder_chooses_as_measured_and_its_tokenizer_has_every_bit(run
 
 def test_card_says_which_weights_and_which_mean_and_keeps_the_licence(run, tmp_path, tiny_checkpoint, tiny_config):
     rows = [{"budget": budget, "psnr": 20.0 + budget, "lpips": 0.5} for budget in (4, 8, 16)]
-    report = {"rows": rows, "training": {"data": "drawings"}}
+    report = {"rows": rows, "training": {"data": "drawings", "codebook use": "99% by the images of the old rows"}}
     (tiny_checkpoint / "metrics.json").write_text(json.dumps(report))
     (tiny_checkpoint / "README.md").write_text(model_card(tiny_config, "tiny", report, license="cc-by-nc-4.0"))
     metrics = run()
@@ -80,6 +80,7 @@ def test_card_says_which_weights_and_which_mean_and_keeps_the_licence(run, tmp_p
     assert "license: cc-by-nc-4.0" in card and "decides how many codes each image deserves" in card
     assert f"chosen by the policy, {metrics['mean_budget']:.4g} on average" in card
     assert "gradient rule, final weights 0." in card and "- data: drawings" in card
+    assert "codebook use" not in card
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert report["rows"][3]["budget"] == "auto" and report["rows"][3]["lpips"] == metrics["lpips"]
 

@@ -126,8 +126,8 @@ def test_the_card_shows_the_training_budgets(run, tmp_path):
     assert [row["budget"] for row in rows] == [3, 12]
 
 
-def test_no_evaluation_data_gives_no_metrics(run, recipe, tmp_path):
-    values = yaml.safe_load(Path(recipe).read_text())
+def test_no_evaluation_data_drops_the_recipes_evaluations_and_gives_no_metrics(run, recipe, tmp_path):
+    values = yaml.safe_load(Path(recipe).read_text()) | {"eval_strategy": "steps", "eval_steps": 1}
     del values["eval_data"]
     Path(recipe).write_text(yaml.safe_dump(values))
     assert run("--max_steps", "1") == {}
