@@ -11,8 +11,9 @@ from .vocabulary_tatok import TaTokVocabulary
 
 class SampledTokens(NamedTuple):
     """
-    What [`TaTokModel.decode`] takes, on the CPU: global codes of shape `(images, num_global_tokens)` and patch codes of
-    shape `(images, num_patches)`, the pad code where a patch is dropped; and numbers of tokens of shape `(images,)`.
+    What [`TaTokModel.decode`] takes, on the CPU: global codes of shape `(images, num_global_tokens)` and patch codes
+    of shape `(images, num_patches)`, the pad code where a patch is dropped; and numbers of tokens of shape
+    `(images,)`.
     """
 
     global_codes: torch.LongTensor
@@ -71,8 +72,8 @@ class TaTokSampler(CodeSampler):
         Args:
             labels, generators, batch_size, progress: See [`CodeSampler`].
             budgets (`int` or `Sequence[int]`, *optional*): Numbers of tokens in
-                `num_global_tokens .. num_global_tokens + num_patches`, one for all or one per image. Drawn by the model
-                if not given.
+                `num_global_tokens .. num_global_tokens + num_patches`, one for all or one per image. Drawn by the
+                model if not given.
 
         Returns:
             [`SampledTokens`]
