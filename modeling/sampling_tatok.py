@@ -82,13 +82,14 @@ class TaTokSampler(CodeSampler):
             `ValueError`: as [`CodeSampler`].
         """
         ids, budgets = self._write(labels, budgets, generators, batch_size, progress)
-        heads = [
-            [self.vocabulary.class_id(label), self.vocabulary.budget_id(n)]
-            for label, n in zip(labels, budgets.tolist())
-        ]
-        images = [self.vocabulary.from_sequence(head + row) for head, row in zip(heads, ids.tolist())]
-        _, global_codes, patch_codes = zip(*images)
-        return SampledTokens(torch.tensor(global_codes), torch.tensor(patch_codes), budgets)
+        vocabulary, first = self.vocabulary, self.vocabulary.num_global_tokens
+        places, codes = ids[:, first:].unflatten(1, (vocabulary.num_patches, 2)).unbind(-1)
+        is_written = torch.arange(vocabulary.num_patches) < (budgets - first)[:, None]
+        # Pad ids go to a column behind the last place, which is cut off.
+        places = (places - vocabulary.place_ids.start).masked_fill(~is_written, vocabulary.num_patches)
+        patch_codes = torch.full((len(ids), vocabulary.num_patches + 1), vocabulary.patch_codebook_size)
+        patch_codes.scatter_(1, places, codes - vocabulary.patch_ids.start)
+        return SampledTokens(ids[:, :first], patch_codes[:, :-1], budgets)
 
     def _draw_id(
         self,

@@ -150,6 +150,7 @@ def run_generation_benchmark(
     speed = {row["name"]: row["images_per_second"] for row in rows}
     adaptive, full_speed, token_ratio = speed["adaptive"], speed["full"], full * images / sum(budgets)
     writing = (seconds["full"] - seconds["full, pixels"]) / (seconds["adaptive"] - seconds["adaptive, pixels"])
+    one_calls = make_one_calls(sample, tokenizer, labels, budgets)
     stock, continuous = speed.get("generate, static batches"), speed.get("continuous batching")
     return {
         "throughput_ratio": adaptive / full_speed,
@@ -161,9 +162,7 @@ def run_generation_benchmark(
         "writing_ratio": writing,
         "rows": rows,
         "budget_share": seconds["budgets"] / seconds["adaptive"],
-        "latency": measure_latency(
-            make_one_calls(sample, tokenizer, labels, budgets), latency_images, generator.device
-        ),
+        "latency": measure_latency(one_calls, latency_images, generator.device),
         "mean_budget": fmean(budgets),
         "full_budget": full,
         "images": images,
@@ -203,9 +202,8 @@ def make_calls(
             tokenizer.decode(codes[rows].to(device), budgets=torch.tensor(kept[rows], device=device))
 
     def draw(kept: list[int]):
-        ask_budgets(
-            sample, labels, batch_size
-        )  # a full budget spares nobody the question, so that only the codes differ
+        # A full budget spares nobody the question, so that only the codes differ.
+        ask_budgets(sample, labels, batch_size)
         codes = sample(labels, kept, torch.Generator().manual_seed(0), batch_size)
         pixels(codes.image_codes, kept)
 
