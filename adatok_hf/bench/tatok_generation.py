@@ -113,8 +113,9 @@ def run_tatok_generation_benchmark(
     calls = make_calls(sample, raster, tokenizer, labels, budgets, batch_size)
     timings = time_interleaved(calls, generator.device, repeats, warmup)
     seconds = {name: median(values) / 1000 for name, values in timings.items()}
-    mean_tokens, mean_ids = fmean(budgets), fmean(vocabulary.count_ids(budget) for budget in budgets)
-    ids = {KEPT: mean_ids, PLACES_KNOWN: mean_tokens, ALL: vocabulary.num_patches}
+    counts = count_ratios(vocabulary, budgets)
+    mean_tokens = counts["mean_tokens"]
+    ids = {KEPT: mean_tokens * counts["position_cost"], PLACES_KNOWN: mean_tokens, ALL: vocabulary.num_patches}
     rows = [
         {
             "name": name,
@@ -128,14 +129,11 @@ def run_tatok_generation_benchmark(
     one_calls = make_one_calls(sample, raster, tokenizer, labels, budgets)
     return {
         "throughput_ratio": seconds[ALL] / seconds[KEPT],
-        "token_ratio": vocabulary.num_patches / mean_tokens,
-        "position_cost": mean_ids / mean_tokens,
-        "length_ratio": vocabulary.num_patches / mean_ids,
+        **counts,
         "throughput_ratio_places_known": seconds[ALL] / seconds[PLACES_KNOWN],
         "writing_ratio": (seconds[ALL] - seconds["pixels"]) / (seconds[KEPT] - seconds["pixels"]),
         "rows": rows,
         "latency": measure_latency(one_calls, latency_images, generator.device),
-        "mean_tokens": mean_tokens,
         "mean_kept": mean_tokens - vocabulary.num_global_tokens,
         "num_patches": vocabulary.num_patches,
         "num_global_tokens": vocabulary.num_global_tokens,
@@ -145,6 +143,17 @@ def run_tatok_generation_benchmark(
         "repeats": repeats,
         "raster_parameters": raster.model.num_parameters(),
         **conditions(generator, timings),
+    }
+
+
+def count_ratios(vocabulary: TaTokVocabulary, budgets: list[int]) -> dict[str, float]:
+    """What follows from the numbers of tokens alone, see [`run_tatok_generation_benchmark`]."""
+    mean_tokens, mean_ids = fmean(budgets), fmean(vocabulary.count_ids(budget) for budget in budgets)
+    return {
+        "mean_tokens": mean_tokens,
+        "token_ratio": vocabulary.num_patches / mean_tokens,
+        "position_cost": mean_ids / mean_tokens,
+        "length_ratio": vocabulary.num_patches / mean_ids,
     }
 
 
@@ -218,6 +227,7 @@ def format_tatok_generation_table(result: dict) -> str:
 
 
 __all__ = [
+    "count_ratios",
     "format_tatok_generation_table",
     "random_tatok_generator",
     "raster_generator",

@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from adatok_hf.bench.generation import BASE
+from adatok_hf.bench.generation import BASE, spread_over
 from adatok_hf.bench.tatok_generation import (
+    count_ratios,
     format_tatok_generation_table,
     make_calls,
     random_tatok_generator,
@@ -14,6 +16,7 @@ from adatok_hf.bench.tatok_generation import (
 from adatok_hf.cli import main
 from adatok_hf.modeling.sampling_adatok import CodeSampler
 from adatok_hf.modeling.sampling_tatok import TaTokSampler
+from adatok_hf.modeling.vocabulary_tatok import TaTokVocabulary
 
 
 @pytest.fixture
@@ -80,6 +83,21 @@ def test_the_paper_geometry_has_the_size_of_llamagen_b():
     with torch.device("meta"):
         model = random_tatok_generator(TaTokConfig(), BASE)
     assert 95e6 < model.num_parameters() < 118e6
+
+
+def test_the_page_says_what_the_bench_counts_at_the_geometry_of_the_paper():
+    from adatok_hf import TaTokConfig
+
+    vocabulary = TaTokVocabulary.for_tokenizer(TaTokConfig())
+    counts = count_ratios(vocabulary, spread_over(vocabulary.budgets, 256, 56.4))
+    page = (Path(__file__).parents[2] / "docs" / "tatok.md").read_text(encoding="utf-8")
+    for title, name in (
+        ("token ratio", "token_ratio"),
+        ("cost of places", "position_cost"),
+        ("length", "length_ratio"),
+    ):
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {title}")]
+        assert row.split("|")[-2].strip() == f"{counts[name]:.2f}"
 
 
 @pytest.mark.parametrize("options", [{"images": 0}, {"batch_size": 0}, {"repeats": 0}])
