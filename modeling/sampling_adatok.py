@@ -71,6 +71,8 @@ class CodeSampler:
 
     ```"""
 
+    vocabulary_class = ImageVocabulary
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -91,14 +93,14 @@ class CodeSampler:
             raise ValueError(f"guidance_scale must be at least 0, and 1 for none; got {guidance_scale}.")
         if guidance_schedule not in SCHEDULES:
             raise ValueError(f"guidance_schedule must be one of {', '.join(SCHEDULES)}; got {guidance_schedule!r}.")
-        self.model, self.vocabulary = model, ImageVocabulary.from_config(model.config)
+        self.model, self.vocabulary = model, self.vocabulary_class.from_config(model.config)
         self.temperature, self.guidance_scale, self.guidance_schedule = temperature, guidance_scale, guidance_schedule
         self.warpers = LogitsProcessorList()
         if temperature not in (0, 1):
             self.warpers.append(TemperatureLogitsWarper(float(temperature)))
         self.code_warpers = LogitsProcessorList(self.warpers)
         if top_k:
-            self.code_warpers.append(TopKLogitsWarper(min(top_k, self.vocabulary.codebook_size)))
+            self.code_warpers.append(TopKLogitsWarper(top_k))
         if top_p < 1:
             self.code_warpers.append(TopPLogitsWarper(float(top_p)))
 
@@ -130,6 +132,20 @@ class CodeSampler:
             `ValueError`: without labels, for an unknown class, a budget that is no candidate, and numbers of budgets
                 or generators that do not fit.
         """
+        ids, budgets = self._write(labels, budgets, generators, batch_size, progress)
+        return SampledCodes(
+            ids.masked_fill(ids == self.vocabulary.pad_token_id, self.vocabulary.codebook_size), budgets
+        )
+
+    def _write(
+        self,
+        labels: Sequence[int | str | None],
+        budgets: int | Sequence[int] | None,
+        generators: torch.Generator | Sequence[torch.Generator] | None,
+        batch_size: int,
+        progress: Callable[[int], object] | None,
+    ) -> tuple[torch.LongTensor, torch.LongTensor]:
+        """The ids behind the budgets, `(images, of the largest budget)` with pad ids behind them, and the budgets."""
         if not labels:
             raise ValueError("There is nothing to draw: give at least one label.")
         if batch_size < 1:
@@ -138,16 +154,17 @@ class CodeSampler:
         noise = self._noise(len(labels), generators)
         budget_ids = self._budget_ids(budgets, classes, noise[:, 0], batch_size)
         budgets = torch.tensor(self.vocabulary.budgets)[budget_ids - self.vocabulary.first_budget_id]
-        codes = torch.full((len(labels), self.vocabulary.budgets[-1]), self.vocabulary.codebook_size)
-        for rows in budgets.argsort(descending=True, stable=True).split(batch_size):
+        lengths = torch.tensor([self.vocabulary.count_ids(budget) for budget in budgets.tolist()])
+        ids = torch.full((len(labels), self.vocabulary.max_length - 2), self.vocabulary.pad_token_id)
+        for rows in lengths.argsort(descending=True, stable=True).split(batch_size):
             prompts = torch.stack([classes[rows], budget_ids[rows]], dim=1)
-            longest = int(budgets[rows[0]])
-            codes[rows, :longest] = self._decode(prompts, budgets[rows], noise[rows, 1:], progress)
-        return SampledCodes(codes, budgets)
+            longest = int(lengths[rows[0]])
+            ids[rows, :longest] = self._decode(prompts, lengths[rows], noise[rows, 1:], progress)
+        return ids, budgets
 
     def _noise(self, count: int, generators: torch.Generator | Sequence[torch.Generator] | None) -> torch.Tensor:
-        """Random numbers in [0, 1) of shape `(images, 1 + codes)`, on the CPU."""
-        width = 1 + self.vocabulary.budgets[-1]
+        """Random numbers in [0, 1) of shape `(images, 1 + ids)`, on the CPU."""
+        width = self.vocabulary.max_length - 1
         if generators is None or isinstance(generators, torch.Generator):
             generators = [generators] * count
         if len(generators) != count:
@@ -178,27 +195,28 @@ class CodeSampler:
     def _decode(
         self,
         prompts: torch.LongTensor,
-        budgets: torch.LongTensor,
+        lengths: torch.LongTensor,
         noise: torch.Tensor,
         progress: Callable[[int], object] | None,
     ) -> torch.LongTensor:
-        """Codes of images whose budgets descend, `(images, largest budget)`, with the pad code beyond the budgets."""
+        """Ids of images whose lengths descend, `(images, largest length)`, with pad ids behind the lengths."""
         device = self.model.device
         is_guided = self.guidance_scale != 1
         noise, inputs, cache = noise.to(device), prompts.to(device), DynamicCache(config=self.model.config)
         if is_guided:
             inputs = torch.cat([inputs, inputs])
             inputs[len(prompts) :, 0] = self.vocabulary.null_class_id
-        codes = torch.full((len(prompts), int(budgets[0])), self.vocabulary.codebook_size, device=device)
-        active = len(prompts)
-        for place in range(codes.shape[1]):
+        ids = torch.full((len(prompts), int(lengths[0])), self.vocabulary.pad_token_id, device=device)
+        active, wanted = len(prompts), lengths.to(device)
+        for place in range(ids.shape[1]):
             output = self.model(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            logits = output.logits[:, -1, : self.vocabulary.codebook_size].float()
+            legal = self.vocabulary.legal_ids(place)
+            logits = output.logits[:, -1, legal.start : legal.stop].float()
             if is_guided:
-                logits = self._guide(*logits.chunk(2), place, budgets[:active].to(device))
-            drawn = self._draw(logits, noise[:active, place], self.code_warpers)
-            codes[:active, place] = drawn
-            left = int((budgets > place + 1).sum())
+                logits = self._guide(*logits.chunk(2), place, wanted[:active])
+            drawn = self._draw_id(logits, noise[:active, place], place, ids[:active], wanted[:active])
+            ids[:active, place] = drawn
+            left = int((lengths > place + 1).sum())
             if left < active:
                 kept = torch.arange(left, device=device)
                 if left:
@@ -207,14 +225,25 @@ class CodeSampler:
                     progress(active - left)
                 active, drawn = left, drawn[:left]
             inputs = drawn[:, None].repeat(2 if is_guided else 1, 1)
-        return codes.cpu()
+        return ids.cpu()
 
-    def _guide(self, with_class, without_class, place: int, budgets: torch.LongTensor) -> torch.Tensor:
+    def _guide(self, with_class, without_class, place: int, lengths: torch.LongTensor) -> torch.Tensor:
         scale = torch.as_tensor(self.guidance_scale, device=with_class.device)
         if self.guidance_schedule == "linear":
-            share = place / (budgets - 1).clamp(min=1)
+            share = place / (lengths - 1).clamp(min=1)
             scale = (1 + (self.guidance_scale - 1) * share)[:, None]
         return without_class + scale * (with_class - without_class)
+
+    def _draw_id(
+        self,
+        logits: torch.Tensor,
+        noise: torch.Tensor,
+        place: int,
+        written: torch.LongTensor,
+        lengths: torch.LongTensor,
+    ) -> torch.LongTensor:
+        """The ids at a place, given the logits of those that are legal there and what is written before."""
+        return self.vocabulary.legal_ids(place).start + self._draw(logits, noise, self.code_warpers)
 
     def _draw(self, logits: torch.Tensor, noise: torch.Tensor, warpers: LogitsProcessorList) -> torch.LongTensor:
         """One id per row by inverting the cumulative distribution, so that a row needs one random number."""

@@ -17,6 +17,7 @@ from adatok_hf.allocation.reward_table import RewardTable, RewardTableInfo
 from adatok_hf.checkpoint import model_hash
 from adatok_hf.metrics.perceptual import BACKBONE_FILES
 from adatok_hf.modeling.vocabulary_adatok import ImageVocabulary
+from adatok_hf.modeling.vocabulary_tatok import TaTokVocabulary
 
 
 BACKBONES = {"alex": models.alexnet, "vgg": models.vgg16}
@@ -241,4 +242,20 @@ def generator(vocabulary) -> LlamaForCausalLM:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = LlamaForCausalLM(vocabulary.model_config(**sizes, initializer_range=0.3)).eval()
     model.generation_config = vocabulary.generation_config()
+    return model
+
+
+@pytest.fixture
+def tatok_vocabulary(tiny_tatok) -> TaTokVocabulary:
+    """Of two classes and the codes of `tiny_tatok`."""
+    return TaTokVocabulary.for_tokenizer(tiny_tatok.config, ["emoji", "places/abbey"], model_hash(tiny_tatok))
+
+
+@pytest.fixture
+def tatok_generator(tatok_vocabulary) -> LlamaForCausalLM:
+    """As `generator`, for the sequences of `tiny_tatok`."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = LlamaForCausalLM(tatok_vocabulary.model_config(**sizes, initializer_range=0.3)).eval()
+    model.generation_config = tatok_vocabulary.generation_config()
     return model

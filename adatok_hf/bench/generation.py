@@ -142,8 +142,7 @@ def run_generation_benchmark(
     else:
         budgets = sample(labels, None, torch.Generator().manual_seed(0), batch_size).budgets.tolist()
     calls = make_calls(sample, tokenizer, labels, budgets, batch_size)
-    device = generator.device
-    timings = time_interleaved(calls, device, repeats, warmup)
+    timings = time_interleaved(calls, generator.device, repeats, warmup)
     seconds = {name: median(values) / 1000 for name, values in timings.items()}
     codes = {"adaptive": sum(budgets), "full": images * full, "static batches": sum(budgets)}
     codes |= dict.fromkeys(("generate, static batches", "continuous batching"), sum(budgets))
@@ -151,6 +150,7 @@ def run_generation_benchmark(
     speed = {row["name"]: row["images_per_second"] for row in rows}
     adaptive, full_speed, token_ratio = speed["adaptive"], speed["full"], full * images / sum(budgets)
     writing = (seconds["full"] - seconds["full, pixels"]) / (seconds["adaptive"] - seconds["adaptive, pixels"])
+    one_calls = make_one_calls(sample, tokenizer, labels, budgets)
     stock, continuous = speed.get("generate, static batches"), speed.get("continuous batching")
     return {
         "throughput_ratio": adaptive / full_speed,
@@ -162,18 +162,26 @@ def run_generation_benchmark(
         "writing_ratio": writing,
         "rows": rows,
         "budget_share": seconds["budgets"] / seconds["adaptive"],
-        "latency": measure_latency(sample, tokenizer, labels, budgets, latency_images),
+        "latency": measure_latency(one_calls, latency_images, generator.device),
         "mean_budget": fmean(budgets),
         "full_budget": full,
         "images": images,
         "batch_size": batch_size,
         "guidance_scale": guidance_scale,
+        "repeats": repeats,
+        **conditions(generator, timings),
+    }
+
+
+def conditions(generator: PreTrainedModel, timings: dict[str, list[float]]) -> dict:
+    """What was measured on, and how much the rounds of a call differ."""
+    device = generator.device
+    return {
         "parameters": generator.num_parameters(),
         "dtype": str(generator.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "num_threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "repeats": repeats,
         "disturbance": median(max(values) / min(values) - 1 for values in timings.values()),
     }
 
@@ -194,14 +202,10 @@ def make_calls(
             tokenizer.decode(codes[rows].to(device), budgets=torch.tensor(kept[rows], device=device))
 
     def draw(kept: list[int]):
-        draw_budgets()  # a full budget spares nobody the question, so that only the codes differ
+        # A full budget spares nobody the question, so that only the codes differ.
+        ask_budgets(sample, labels, batch_size)
         codes = sample(labels, kept, torch.Generator().manual_seed(0), batch_size)
         pixels(codes.image_codes, kept)
-
-    def draw_budgets():
-        for rows in batches:
-            prompts = torch.tensor([[sample.vocabulary.class_id(label)] for label in labels[rows]], device=device)
-            sample.model(prompts, use_cache=False, logits_to_keep=1)
 
     def static():
         for rows in batches:
@@ -212,7 +216,7 @@ def make_calls(
         "adaptive": lambda: draw(budgets),
         "full": lambda: draw([full] * len(labels)),
         "static batches": static,
-        "budgets": draw_budgets,
+        "budgets": lambda: ask_budgets(sample, labels, batch_size),
         "adaptive, pixels": lambda: pixels(random_codes, budgets),
         "full, pixels": lambda: pixels(random_codes, [full] * len(labels)),
     }
@@ -220,6 +224,13 @@ def make_calls(
         for name, write in transformers_calls(sample, labels, budgets, batch_size).items():
             calls[name] = lambda write=write: (write(), pixels(random_codes, budgets))
     return calls
+
+
+def ask_budgets(sample: CodeSampler, labels: list, batch_size: int):
+    """The passes that drawing budgets takes."""
+    for start in range(0, len(labels), batch_size):
+        prompts = [[sample.vocabulary.class_id(label)] for label in labels[start : start + batch_size]]
+        sample.model(torch.tensor(prompts, device=sample.model.device), use_cache=False, logits_to_keep=1)
 
 
 def transformers_calls(sample: CodeSampler, labels: list, budgets: list[int], batch_size: int) -> dict[str, Callable]:
@@ -271,22 +282,34 @@ def make_row(name: str, seconds: dict[str, float], images: int, codes: int) -> d
     }
 
 
+def make_one_calls(
+    sample: CodeSampler, tokenizer: AdaTokModel, labels: list, budgets: list[int]
+) -> dict[str, Callable[[int], object]]:
+    """Makes image `index` alone, with its own budget or the full one."""
+
+    def one(index: int, budget: int):
+        codes = sample([labels[index % len(labels)]], budget)
+        tokenizer.decode(codes.image_codes.to(tokenizer.device), budgets=budget)
+
+    return {
+        "adaptive": lambda index: one(index, budgets[index % len(budgets)]),
+        "full": lambda index: one(index, sample.vocabulary.budgets[-1]),
+    }
+
+
 def measure_latency(
-    sample: CodeSampler, tokenizer: AdaTokModel, labels: list, budgets: list[int], count: int
+    calls: dict[str, Callable[[int], object]], count: int, device: torch.device
 ) -> dict[str, dict[str, float]] | None:
     """Milliseconds of one image after the other, pixels included."""
     if count == 0:
         return None
-    device, full = tokenizer.device, sample.vocabulary.budgets[-1]
-    chosen = [budgets[index % len(budgets)] for index in range(count)]
     result = {}
-    for name, kept in (("adaptive", chosen), ("full", [full] * count)):
+    for name, call in calls.items():
         times = []
-        for label, budget in zip(labels * count, kept):
+        for index in range(count):
             synchronize(device)
             start = time.perf_counter()
-            codes = sample([label], budget)
-            tokenizer.decode(codes.image_codes.to(device), budgets=budget)
+            call(index)
             synchronize(device)
             times.append(1000 * (time.perf_counter() - start))
         result[name] = {"median": median(times), "p95": sorted(times)[min(count - 1, round(0.95 * (count - 1)))]}
@@ -312,12 +335,15 @@ def format_table(result: dict) -> str:
         f"times the images a second, of {result['token_ratio']:.2f} possible; static batches "
         f"{result['static_batch_ratio']:.2f} times."
     )
-    if result["latency"] is not None:
-        one = result["latency"]
-        text += "\nOne image: " + ", ".join(
-            f"{name} {one[name]['median']:.0f} ms (95th percentile {one[name]['p95']:.0f})" for name in one
-        )
-    return text
+    return text + format_latency(result["latency"])
+
+
+def format_latency(latency: dict[str, dict[str, float]] | None) -> str:
+    """A line about single images, none if they were not timed."""
+    ways = [
+        f"{name} {one['median']:.0f} ms (95th percentile {one['p95']:.0f})" for name, one in (latency or {}).items()
+    ]
+    return f"\nOne image: {', '.join(ways)}" if ways else ""
 
 
 __all__ = ["BASE", "format_table", "random_generator", "run_generation_benchmark", "spread_over"]

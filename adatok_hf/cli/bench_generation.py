@@ -11,14 +11,16 @@ from .options import DeviceOption, TokenizerOption
 
 
 PAPER = "paper"  # 256 px, at most 256 codes, LlamaGen-B, mean 118
+TATOK_PAPER = "tatok-paper"  # 256 px, 256 patches, LlamaGen-B, mean 56.4
 
 
 def bench_generation(
     generator: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH_OR_REPO|paper",
-            help="A pipeline or generator; paper for random weights of LlamaGen-B's size, 256 codes, mean 118.",
+            metavar="PATH_OR_REPO|paper|tatok-paper",
+            help="A pipeline or generator; paper for random weights of LlamaGen-B's size, 256 codes, mean 118; "
+            "tatok-paper for the same with 16 global tokens and 256 patches, mean 56.4.",
         ),
     ] = PAPER,
     model: TokenizerOption = None,
@@ -36,15 +38,16 @@ def bench_generation(
     device: DeviceOption = None,
 ):
     """
-    Time the generation of images with budgets of their own against the full budget for all, pixels included. The last
-    line of the output is one JSON object.
+    Time the generation of images with budgets of their own against the full budget for all, pixels included; of a
+    TaTok, kept patches against all. The last line of the output is one JSON object.
     """
     import torch
 
     from ..bench.bench import DTYPES
-    from ..bench.generation import format_table, random_generator, run_generation_benchmark
+    from ..bench.generation import format_table, run_generation_benchmark
+    from ..bench.tatok_generation import format_tatok_generation_table, run_tatok_generation_benchmark
     from ..files import write_json
-    from ..modeling import AdaTokConfig, AdaTokModel
+    from ..modeling import TaTokModel
 
     if out is not None:
         if out.is_dir():
@@ -52,23 +55,16 @@ def bench_generation(
         prepare_folder(out.parent)
     if dtype not in DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
-    if generator == PAPER:
-        torch.manual_seed(0)
-        tokenizer = AdaTokModel(AdaTokConfig()).eval()
-        language_model = random_generator(tokenizer.config)
-        mean_budget = 118.0 if mean_budget is None else mean_budget
-    else:
-        from ..generation.load_pipeline import load_pipeline
-
-        pipe = load_pipeline(generator, model)
-        tokenizer, language_model = pipe.image_tokenizer, pipe.transformer
+    language_model, tokenizer, usual_mean = load(generator, model)
+    is_tatok = isinstance(tokenizer, TaTokModel)
+    run = run_tatok_generation_benchmark if is_tatok else run_generation_benchmark
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    result = {"generator": generator} | run_generation_benchmark(
+    result = {"generator": generator} | run(
         language_model.to(place, DTYPES[dtype]),
         tokenizer.to(place, DTYPES[dtype]),
         images=images,
         batch_size=batch_size,
-        mean_budget=mean_budget,
+        mean_budget=usual_mean if mean_budget is None else mean_budget,
         guidance_scale=guidance_scale,
         repeats=repeats,
         warmup=warmup,
@@ -76,5 +72,29 @@ def bench_generation(
     )
     if out is not None:
         write_json(out, result, indent=None)
-    typer.echo(format_table(result))
+    typer.echo((format_tatok_generation_table if is_tatok else format_table)(result))
     typer.echo(json.dumps(result))
+
+
+def load(generator: str, model: str | None):
+    """The generator, its tokenizer, and the mean budget of the paper where the weights are random."""
+    import torch
+
+    from ..bench.generation import random_generator
+    from ..bench.tatok_generation import random_tatok_generator
+    from ..generation.load_pipeline import load_pipeline, load_tatok_generator, writes_tatok
+    from ..modeling import AdaTokConfig, AdaTokModel, TaTokConfig, TaTokModel
+
+    torch.manual_seed(0)
+    if generator == PAPER:
+        tokenizer = AdaTokModel(AdaTokConfig()).eval()
+        return random_generator(tokenizer.config), tokenizer, 118.0
+    if generator == TATOK_PAPER:
+        tokenizer = TaTokModel(TaTokConfig()).eval()
+        return random_tatok_generator(tokenizer.config), tokenizer, 56.4
+    if writes_tatok(generator):
+        if model is None:
+            raise ValueError(f"{generator} writes TaTok images; name the TaTok that decodes them by --model.")
+        return *load_tatok_generator(generator, model)[:2], None
+    pipe = load_pipeline(generator, model)
+    return pipe.transformer, pipe.image_tokenizer, None

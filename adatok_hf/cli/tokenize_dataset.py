@@ -18,7 +18,7 @@ def tokenize_dataset(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the parquet shards go.")],
     split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
     max_images: MaxImagesOption = None,
-    budgets: Annotated[str, typer.Option(metavar="auto|N", help="The policy's choice, or one for all.")] = "auto",
+    budgets: Annotated[str, typer.Option(metavar="auto|N", help="The model's choice, or one for all.")] = "auto",
     cost_bias: CostBiasOption = None,
     variants: Annotated[
         int, typer.Option(min=1, help="Rows of an image: itself, then random squares, every other one mirrored.")
@@ -47,7 +47,8 @@ def tokenize_dataset(
     import torch
 
     from .. import default_checkpoint
-    from ..checkpoint import load_checkpoint
+    from ..checkpoint import ANY_MODEL, load_checkpoint
+    from ..codec.sequential_tatok import in_sequences
     from ..codec.tokenize_dataset import TokenizeJob
     from ..codec.tokenize_dataset import tokenize_dataset as tokenize
     from ..codec.tokenize_on_ray import tokenize_on_ray
@@ -56,7 +57,7 @@ def tokenize_dataset(
     check_cost_bias(cost_bias, budgets)
     prepare_folder(out)
     model = model or default_checkpoint()
-    config = load_checkpoint(model)[0].config if budgets != "auto" else None
+    config = in_sequences(load_checkpoint(model, kinds=ANY_MODEL)[0]).config if budgets != "auto" else None
     job = TokenizeJob(
         model=model,
         data=data,

@@ -12,13 +12,15 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from ..checkpoint import load_checkpoint, model_hash, policy_hash
+from ..checkpoint import ANY_MODEL, load_checkpoint, model_hash, policy_hash
 from ..data import ImageFolder, load_image_dataset, random_square
 from ..files import first_line, whole_file
 from ..parquet import check_parquet, import_pyarrow
+from .sequential_tatok import SequentialTaTok, in_sequences
 
 
 FORMAT = "adatok-codes-dataset"
+TATOK_FACTS = ("num_global_tokens", "global_codebook_size", "num_patches", "patch_codebook_size")
 SKIPPED = "adatok-skipped-images"
 FACTS = {"num_images": int, "images_per_shard": int, "codebook_size": int, "model_hash": str}
 FACTS |= {"candidate_budgets": list, "class_names": list}
@@ -36,7 +38,8 @@ class TokenizeJob:
             subfolders of an image folder.
         split (`str`, *optional*, defaults to `"train"`): Split of the data.
         max_images (`int`, *optional*): Takes that many images, spread evenly.
-        budgets (`int`, *optional*): One budget for all, in `1 .. num_latent_tokens`; the policy's choice if unset.
+        budgets (`int`, *optional*): One budget for all, in `1 .. num_latent_tokens`, with all global tokens if the
+            model is a TaTok; the choice of the policy, or of the threshold, if unset.
         cost_bias (`float`, *optional*): Shifts the policy's choice, see [`AdaTokModel.encode`].
         variants (`int`, *optional*, defaults to 1): Rows of an image: the image processor's own cut first, then random
             squares, every other one mirrored.
@@ -97,8 +100,9 @@ class ShardWriter:
         say: Callable[[str], object] = print,
     ):
         self.job, self.out, self.batch_size, self.say = job, Path(out), batch_size, say
-        model, self.processor = load_checkpoint(job.model)
-        self.model = model.eval().to(device)
+        model, self.processor = load_checkpoint(job.model, kinds=ANY_MODEL)
+        self.model = model = in_sequences(model.eval().to(device))
+        is_tatok = isinstance(model, SequentialTaTok)
         self.images = images = load_image_dataset(job.data, job.split)
         self.ids, (self.labels, self.class_names) = image_ids(images), labels_of(images)
         self.rows = range(len(images))
@@ -107,13 +111,16 @@ class ShardWriter:
         settings = {name: value for name, value in asdict(job).items() if name != "model"}  # the hashes say more
         self.facts = settings | {
             "model_hash": model_hash(model),
-            "policy_hash": policy_hash(model) if job.budgets is None else None,
+            # A TaTok's prior chooses the patches, however many.
+            "policy_hash": policy_hash(model) if job.budgets is None or is_tatok else None,
             "num_images": len(self.rows),
             "images_hash": hashlib.sha256("\n".join(self.ids).encode()).hexdigest(),
             "codebook_size": model.config.codebook_size,
             "candidate_budgets": list(model.config.budgets),
             "class_names": self.class_names,
         }
+        if is_tatok:
+            self.facts["tatok"] = {name: getattr(model.config, name) for name in TATOK_FACTS}
         self.num_shards = -(-len(self.rows) // job.images_per_shard)
 
     def missing(self) -> list[int]:
@@ -210,8 +217,8 @@ def tokenize_dataset(
     there is not made again, so a run that was cut off goes on. Under `torchrun`, or wherever `RANK` and `WORLD_SIZE`
     are set, each process makes its share of the shards.
 
-    Columns: `image_id`, `image_codes` cut at the budget, `budget`, `label` with the names of the classes, `variant`,
-    `model_hash`, and `image_hash` of the pixels that the model saw.
+    Columns: `image_id`, `image_codes` cut at the budget (of a TaTok as [`SequentialTaTok`] gives them), `budget`,
+    `label` with the names of the classes, `variant`, `model_hash`, and `image_hash` of the pixels that the model saw.
 
     Args:
         job ([`TokenizeJob`]): What to do.

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from .. import default_checkpoint
 from ..checkpoint import load_checkpoint, model_hash
 from ..files import first_line, read_json
 from ..hub import find_folder
-from ..modeling.vocabulary_adatok import CONFIG_KEY, ImageVocabulary
+from ..modeling import AdaTokImageProcessor, TaTokModel
+from ..modeling.vocabulary_adatok import GeneratorVocabulary, ImageVocabulary
+from ..modeling.vocabulary_tatok import TaTokVocabulary
 
 
 def load_pipeline(source: str | Path, tokenizer: str | Path | None = None):
@@ -34,6 +36,8 @@ def load_pipeline(source: str | Path, tokenizer: str | Path | None = None):
     except ImportError as error:
         raise ImportError("Pipelines need diffusers: pip install adatok-hf[generate].") from error
     folder = find_folder(source)
+    if writes_tatok(folder):
+        raise ValueError(f"{source} writes TaTok images, of which there is no pipeline; draw them by TaTokSampler.")
     is_pipeline = (folder / "model_index.json").is_file()
     if is_pipeline and tokenizer is not None:
         raise ValueError(f"{source} is a pipeline with a tokenizer of its own; name a generator to choose another.")
@@ -41,21 +45,63 @@ def load_pipeline(source: str | Path, tokenizer: str | Path | None = None):
         folder / "image_tokenizer" if is_pipeline else tokenizer or default_checkpoint()
     )
     transformer = load_generator(folder / "transformer" if is_pipeline else folder)
-    expected = ImageVocabulary.from_config(transformer.config).tokenizer_hash
     pipeline = AdaTokPipeline(model, processor, transformer)
-    if expected is not None and model_hash(model) != expected:
-        raise ValueError(
-            f"The generator {source} was trained on codes of another tokenizer: fingerprint {expected[:12]}, not "
-            f"{model_hash(model)[:12]}."
-        )
+    check_fingerprint(pipeline.vocabulary, model, source)
     return pipeline
 
 
-def load_generator(folder: Path) -> LlamaForCausalLM:
-    """Loads a generator in evaluation mode; raises `ValueError` if the folder has none."""
+def load_tatok_generator(
+    source: str | Path, tokenizer: str | Path
+) -> tuple[LlamaForCausalLM, TaTokModel, AdaTokImageProcessor]:
+    """
+    Loads a generator of TaTok images and its tokenizer, for [`TaTokSampler`] and [`TaTokModel.decode`].
+
+    Args:
+        source (`str` or `Path`): Folder or Hub id of a generator as `adatok train generator` writes it.
+        tokenizer (`str` or `Path`): Folder or Hub id of the TaTok.
+
+    Returns:
+        `tuple`: the generator and the tokenizer, in evaluation mode, and the image processor.
+
+    Raises:
+        `ValueError`: if one of them cannot be loaded, or they do not belong together.
+    """
+    generator = load_generator(find_folder(source), TaTokVocabulary)
+    model, processor = load_checkpoint(tokenizer, kinds=(TaTokModel,))
+    vocabulary = TaTokVocabulary.from_config(generator.config)
+    expected = TaTokVocabulary.for_tokenizer(model.config, vocabulary.class_names, vocabulary.tokenizer_hash)
+    if vocabulary != expected:
+        raise ValueError(
+            f"The generator {source} and the tokenizer {tokenizer} do not belong together: their numbers of codes or "
+            "places differ."
+        )
+    check_fingerprint(vocabulary, model, source)
+    return generator, model.eval(), processor
+
+
+def check_fingerprint(vocabulary: GeneratorVocabulary, tokenizer: PreTrainedModel, source: str | Path):
+    """Raises a `ValueError` if a vocabulary names another tokenizer."""
+    expected = vocabulary.tokenizer_hash
+    if expected is not None and model_hash(tokenizer) != expected:
+        raise ValueError(
+            f"The generator {source} was trained on codes of another tokenizer: fingerprint {expected[:12]}, not "
+            f"{model_hash(tokenizer)[:12]}."
+        )
+
+
+def writes_tatok(source: str | Path) -> bool:
+    """Whether a folder or Hub id is a generator of TaTok images."""
+    path = find_folder(source) / "config.json"
+    return path.is_file() and TaTokVocabulary.config_key in read_json(path)
+
+
+def load_generator(folder: Path, kind: type[GeneratorVocabulary] = ImageVocabulary) -> LlamaForCausalLM:
+    """Loads a generator in evaluation mode; raises `ValueError` if the folder has none of that kind."""
     path = folder / "config.json"
-    if not path.is_file() or CONFIG_KEY not in read_json(path):
-        raise ValueError(f"{folder} is no generator: it has no config.json with an {CONFIG_KEY}.")
+    if not path.is_file() or kind.config_key not in read_json(path):
+        raise ValueError(
+            f"{folder} is no generator of {kind.codec} codes: it has no config.json with {kind.config_key}."
+        )
     try:
         model = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError) as error:
@@ -63,4 +109,4 @@ def load_generator(folder: Path) -> LlamaForCausalLM:
     return model.eval()
 
 
-__all__ = ["load_generator", "load_pipeline"]
+__all__ = ["load_generator", "load_pipeline", "load_tatok_generator", "writes_tatok"]

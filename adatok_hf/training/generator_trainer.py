@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
-from ..modeling.vocabulary_adatok import ImageVocabulary
+from ..modeling.vocabulary_adatok import GeneratorVocabulary
 from .generator_arguments import GeneratorTrainingArguments
 from .optimizer import muon_with_adamw
 from .stateful_trainer import ResumableTrainer
@@ -21,7 +21,7 @@ class SequenceCollator:
     class and the pad ids, which are not to be predicted.
 
     Args:
-        vocabulary ([`ImageVocabulary`]): Of the sequences.
+        vocabulary ([`ImageVocabulary`] or [`TaTokVocabulary`]): Of the sequences.
         class_dropout (`float`, *optional*, defaults to 0.0): Share of the sequences that get the null class, in
             [0, 1).
 
@@ -37,7 +37,7 @@ class SequenceCollator:
 
     ```"""
 
-    def __init__(self, vocabulary: ImageVocabulary, class_dropout: float = 0.0):
+    def __init__(self, vocabulary: GeneratorVocabulary, class_dropout: float = 0.0):
         self.vocabulary, self.class_dropout = vocabulary, class_dropout
 
     def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
@@ -92,13 +92,13 @@ class AdaTokGeneratorTrainer(ResumableTrainer):
     have one length, every token weighs the same although batches have few or many, and evaluation drops no class.
 
     Args:
-        vocabulary ([`ImageVocabulary`]): Of the sequences.
+        vocabulary ([`ImageVocabulary`] or [`TaTokVocabulary`]): Of the sequences.
         kwargs: As for [`~transformers.Trainer`]; the datasets have the columns `input_ids` and `length`.
     """
 
     args: GeneratorTrainingArguments
 
-    def __init__(self, vocabulary: ImageVocabulary, args: GeneratorTrainingArguments, **kwargs):
+    def __init__(self, vocabulary: GeneratorVocabulary, args: GeneratorTrainingArguments, **kwargs):
         self.vocabulary = vocabulary
         super().__init__(args=args, data_collator=SequenceCollator(vocabulary, args.class_dropout), **kwargs)
         lengths = self.train_dataset["length"][:] if self.train_dataset is not None else []

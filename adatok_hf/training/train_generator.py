@@ -10,7 +10,8 @@ from transformers import IntervalStrategy, LlamaForCausalLM, set_seed
 from ..files import first_line, whole_files, write_json
 from ..generation.sequences import load_sequences
 from ..model_card import CARD_NAME
-from ..modeling.vocabulary_adatok import ImageVocabulary
+from ..modeling.vocabulary_adatok import GeneratorVocabulary
+from ..modeling.vocabulary_tatok import TaTokVocabulary
 from .generator_arguments import (
     ARGUMENT_CLASSES,
     GeneratorDataArguments,
@@ -29,19 +30,26 @@ tags: [adatok, image-generation]
 
 # {name}
 
-A stock `LlamaForCausalLM` that writes images as codes of an AdaTok tokenizer: class, budget, then so many codes.
-{classes} Codes {codes}; candidate budgets {budgets}. The fingerprint of the tokenizer is in `config.json`, under
-`image_vocabulary`.
+A stock `LlamaForCausalLM` that writes images as codes of {codec} tokenizer: class, budget, then {layout}.
+{classes} {codes} The fingerprint of the tokenizer is in `config.json`, under `{key}`.
 
-```bash
-adatok generate --generator {name} --model TOKENIZER -n 8 --out out
+```{use}
 ```
 
 {training}
 """
+USE = """bash
+adatok generate --generator {name} --model TOKENIZER -n 8 --out out"""
+TATOK_USE = """python
+from adatok_hf.generation.load_pipeline import load_tatok_generator
+from adatok_hf.modeling.sampling_tatok import TaTokSampler
+
+generator, tokenizer, processor = load_tatok_generator("{name}", "TOKENIZER")
+tokens = TaTokSampler(generator)([None])
+images = processor.post_process(tokenizer.decode(tokens.global_codes, tokens.patch_codes).pixel_values.detach())"""
 
 
-def build_generator(arguments: GeneratorModelArguments, vocabulary: ImageVocabulary) -> LlamaForCausalLM:
+def build_generator(arguments: GeneratorModelArguments, vocabulary: GeneratorVocabulary) -> LlamaForCausalLM:
     """
     Makes a model with random weights, or loads the generator named by `init_from`.
 
@@ -60,7 +68,7 @@ def build_generator(arguments: GeneratorModelArguments, vocabulary: ImageVocabul
         for name, value in architecture.items():
             if getattr(model.config, name) != value:
                 raise ValueError(f"{init_from} has {name}={getattr(model.config, name)}, but the recipe says {value}.")
-        if ImageVocabulary.from_config(model.config) != vocabulary:
+        if type(vocabulary).from_config(model.config) != vocabulary:
             raise ValueError(f"{init_from} was trained on other codes, budgets or classes than those of the data.")
     model.generation_config = vocabulary.generation_config()
     return model
@@ -125,14 +133,7 @@ def export_generator(trainer: AdaTokGeneratorTrainer, folder: str | Path, metric
     }
     if "eval_loss" in metrics:
         facts["loss on other images"] = f"{metrics['eval_loss']:.3f} nats a token"
-    classes = f"{len(vocabulary.class_names)} classes" if vocabulary.class_names else "No classes"
-    card = CARD.format(
-        name=Path(folder).name,
-        classes=f"{classes}, and one that stands for any.",
-        codes=f"0 to {vocabulary.codebook_size - 1}, {math.log2(vocabulary.codebook_size):g} bits each",
-        budgets=", ".join(map(str, vocabulary.budgets)),
-        training="\n".join(f"- {name}: {value}" for name, value in facts.items()),
-    )
+    card = make_card(Path(folder).name, vocabulary, facts)
     model = trainer.accelerator.unwrap_model(trainer.model)
     weights = model.state_dict()
     if arguments.export_half_precision:
@@ -141,6 +142,34 @@ def export_generator(trainer: AdaTokGeneratorTrainer, folder: str | Path, metric
         model.save_pretrained(temporary, state_dict=weights)
         write_json(temporary / "metrics.json", {"training": facts, **metrics})
         (temporary / CARD_NAME).write_text(card, encoding="utf-8")
+
+
+def make_card(name: str, vocabulary: GeneratorVocabulary, facts: dict) -> str:
+    """Says what the sequences are and what the generator was trained on."""
+    classes = f"{len(vocabulary.class_names)} classes" if vocabulary.class_names else "No classes"
+    if isinstance(vocabulary, TaTokVocabulary):
+        words = {
+            "codec": "a TaTok",
+            "layout": "the global codes, then the place and the code of each kept patch",
+            "codes": f"{vocabulary.num_global_tokens} global codes of {vocabulary.global_codebook_size}, and up to "
+            f"{vocabulary.num_patches} patch codes of {vocabulary.patch_codebook_size}.",
+            "use": TATOK_USE.format(name=name),
+        }
+    else:
+        words = {
+            "codec": "an AdaTok",
+            "layout": "so many codes",
+            "codes": f"Codes 0 to {vocabulary.codebook_size - 1}, {math.log2(vocabulary.codebook_size):g} bits each; "
+            f"candidate budgets {', '.join(map(str, vocabulary.budgets))}.",
+            "use": USE.format(name=name),
+        }
+    return CARD.format(
+        name=name,
+        key=vocabulary.config_key,
+        classes=f"{classes}, and one that stands for any.",
+        training="\n".join(f"- {name}: {value}" for name, value in facts.items()),
+        **words,
+    )
 
 
 def train_recipe(recipe: str, overrides: Sequence[str] = ()):

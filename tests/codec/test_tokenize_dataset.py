@@ -137,6 +137,20 @@ def test_another_policy_is_another_job_where_it_chooses(
         assert tokenize_dataset(job, tmp_path / "out")["shards_there"] == 3
 
 
+@pytest.mark.parametrize("budgets", [None, 9])
+def test_another_prior_is_another_job_as_it_chooses_the_patches(
+    make_job, tmp_path, tiny_tatok, tatok_checkpoint, processor, one_sentence, budgets
+):
+    made = tokenize_dataset(make_job(model=str(tatok_checkpoint), budgets=budgets), tmp_path / "out")
+    assert made["rows"] == 10 and made["mean_budget"] >= 4
+    with torch.no_grad():
+        tiny_tatok.prior.code_head.weight.mul_(-1.0)
+    tiny_tatok.save_pretrained(tmp_path / "other")
+    processor.save_pretrained(tmp_path / "other")
+    with one_sentence("policy_hash"):
+        tokenize_dataset(make_job(model=str(tmp_path / "other"), budgets=budgets), tmp_path / "out")
+
+
 def test_a_damaged_shard_is_named(make_job, tmp_path, one_sentence):
     tokenize_dataset(make_job(), tmp_path / "out")
     (tmp_path / "out" / "codes-00001-of-00003.parquet").write_bytes(b"PAR1")

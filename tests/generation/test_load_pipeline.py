@@ -3,8 +3,9 @@ import json
 import pytest
 import torch
 
-from adatok_hf.generation.load_pipeline import load_pipeline
+from adatok_hf.generation.load_pipeline import load_pipeline, load_tatok_generator
 from adatok_hf.modeling.pipeline_adatok import AdaTokPipeline
+from adatok_hf.modeling.sampling_tatok import TaTokSampler
 
 
 @pytest.fixture
@@ -65,3 +66,25 @@ def test_what_is_no_generator_is_refused(tiny_checkpoint, generator_folder, tmp_
     for folder in (tiny_checkpoint, tmp_path / "empty", generator_folder):
         with one_sentence(str(folder), "is no generator"):
             load_pipeline(folder, tiny_checkpoint)
+
+
+def test_a_tatok_generator_loads_with_its_own_tokenizer_alone(
+    tatok_generator, tatok_checkpoint, tiny_tatok, processor, tmp_path, one_sentence
+):
+    tatok_generator.save_pretrained(tmp_path / "generator")
+    generator, tokenizer, _ = load_tatok_generator(tmp_path / "generator", tatok_checkpoint)
+    tokens = TaTokSampler(generator)(["emoji"], 9)
+    with torch.no_grad():
+        assert tokenizer.decode(tokens.global_codes, tokens.patch_codes).pixel_values.shape == (1, 3, 32, 32)
+        tiny_tatok.patch_quantizer.codebook.weight.add_(1.0)
+    tiny_tatok.save_pretrained(tmp_path / "other")
+    processor.save_pretrained(tmp_path / "other")
+    with one_sentence("another tokenizer"):
+        load_tatok_generator(tmp_path / "generator", tmp_path / "other")
+    with one_sentence("TaTokSampler"):
+        load_pipeline(tmp_path / "generator")
+
+
+def test_a_generator_of_adatok_writes_no_tatok_images(generator_folder, tatok_checkpoint, one_sentence):
+    with one_sentence("no generator of TaTok codes", "tatok_vocabulary"):
+        load_tatok_generator(generator_folder, tatok_checkpoint)

@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import pytest
+import torch
 
 from adatok_hf.codec.tokenize_dataset import TokenizeJob, tokenize_dataset
 from adatok_hf.generation.sequences import load_sequences
@@ -14,7 +17,8 @@ def codes(tmp_path, tiny_checkpoint, pictures):
             path = folder / ("cats", "dogs")[index % 2] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path)
-        job = TokenizeJob(str(tiny_checkpoint), str(folder), **{"budgets": 8, "images_per_shard": 4, **options})
+        defaults = {"model": str(tiny_checkpoint), "budgets": 8, "images_per_shard": 4}
+        job = TokenizeJob(data=str(folder), **(defaults | options))
         tokenize_dataset(job, tmp_path / name)
         return tmp_path / name
 
@@ -33,6 +37,22 @@ def test_the_vocabulary_names_the_tokenizer(codes, tiny_model):
     from adatok_hf.checkpoint import model_hash
 
     assert load_sequences(codes())[1].tokenizer_hash == model_hash(tiny_model)
+
+
+@pytest.mark.parametrize("budgets", [4, 9, None])
+def test_rows_of_a_tatok_become_what_its_encoder_gives(
+    codes, pictures, tiny_tatok, tatok_checkpoint, tatok_vocabulary, processor, budgets
+):
+    rows, vocabulary = load_sequences(codes(model=str(tatok_checkpoint), budgets=budgets))
+    assert vocabulary == replace(tatok_vocabulary, class_names=("cats", "dogs"))
+    ordered = pictures[::2] + pictures[1::2]  # class by class
+    with torch.no_grad():
+        pixel_values = processor(ordered, return_tensors="pt")["pixel_values"]
+        encoded = tiny_tatok.encode(pixel_values, num_tokens=budgets)  # without a number: half of the entropy
+    found = [vocabulary.from_sequence(row) for row in rows["input_ids"]]
+    labels = [0] * 5 + [1] * 5
+    assert found == list(zip(labels, encoded.global_codes.tolist(), encoded.patch_codes.tolist()))
+    assert rows["length"][:] == [2 + 4 + 2 * (count - 4) for count in encoded.num_tokens.tolist()]
 
 
 def test_some_rows_are_spread_evenly(codes):

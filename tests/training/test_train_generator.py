@@ -7,6 +7,8 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from adatok_hf.cli import main
 from adatok_hf.codec.tokenize_dataset import TokenizeJob, tokenize_dataset
+from adatok_hf.generation.load_pipeline import load_tatok_generator
+from adatok_hf.modeling.sampling_tatok import TaTokSampler
 from adatok_hf.modeling.vocabulary_adatok import ImageVocabulary
 from adatok_hf.training.generator_arguments import (
     GeneratorDataArguments,
@@ -25,8 +27,8 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 def codes(tmp_path, tiny_checkpoint, write_pictures):
     """Makes a folder with the codes of eight pictures, at one budget."""
 
-    def make(name: str, budget: int = 8) -> str:
-        job = TokenizeJob(str(tiny_checkpoint), str(write_pictures(tmp_path / f"{name}-pictures", 8)), budgets=budget)
+    def make(name: str, budget: int | None = 8, model: Path = tiny_checkpoint) -> str:
+        job = TokenizeJob(str(model), str(write_pictures(tmp_path / f"{name}-pictures", 8)), budgets=budget)
         tokenize_dataset(job, tmp_path / name)
         return str(tmp_path / name)
 
@@ -81,6 +83,22 @@ def test_the_command_prints_its_metrics_as_json(codes, tmp_path, capsys):
         main(["train", "generator", "--recipe", str(recipe), "--data", codes("train")])
     assert exit_info.value.code == 0
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])) == {"train_loss"}
+
+
+def test_a_tatok_has_its_generator_by_the_same_recipe(codes, tatok_checkpoint, tiny_tatok, tmp_path, capsys):
+    folders = [codes(name, None, tatok_checkpoint) for name in ("train", "eval")]
+    rows = ["--use_cpu", "true", "--bf16", "false", "--report_to", "none", "--disable_tqdm", "true"]
+    rows += ["--eval_data", folders[1], "--output_dir", str(tmp_path / "run")]
+    sizes = [text for name, value in SMALL.items() for text in (f"--{name}", str(value))]
+    with pytest.raises(SystemExit) as exit_info:
+        main(["train", "generator", "--recipe", "tiny-64", "--data", folders[0], "--max_steps", "2", *rows, *sizes])
+    assert exit_info.value.code == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["eval_loss"] > 0
+    generator, tokenizer, _ = load_tatok_generator(tmp_path / "run", tatok_checkpoint)
+    tokens = TaTokSampler(generator)([None] * 2, [4, 9])
+    assert (tokens.patch_codes != tokenizer.config.pad_code_id).sum(dim=1).tolist() == [0, 5]
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "tatok_vocabulary" in card and "place and the code" in card and "{" not in card
 
 
 def test_a_generator_can_be_trained_further_on_the_same_vocabulary_only(codes, arguments, tmp_path, one_sentence):
