@@ -76,6 +76,8 @@ def train(
     set_seed(arguments.seed)
     model, processor = build_model(model_arguments, trainer_class.model_class)
     train_dataset = eval_dataset = None
+    if arguments.do_train and arguments.train_only is None and getattr(model.config, "is_policy_trained", False):
+        model.config.is_policy_trained, model.config.cost_bias = False, 0.0  # it knows codes that now change
     if arguments.do_train:
         train_dataset = load_train_images(data_arguments, arguments)
     if not data_arguments.eval_data:

@@ -99,6 +99,16 @@ def test_training_from_a_checkpoint_starts_with_its_weights(run, tmp_path):
     assert all(torch.equal(start[name], end[name]) for name in start if name not in statistics)
 
 
+@pytest.mark.parametrize("options, keeps", [([], False), (["--train_only", "heads"], True)])
+def test_a_policy_goes_where_the_codes_it_knows_change(run, tmp_path, options, keeps):
+    run()
+    path = tmp_path / "out" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"is_policy_trained": True, "cost_bias": 0.5}))
+    run("--init_from", str(tmp_path / "out"), "--output_dir", str(tmp_path / "further"), *options)
+    config = json.loads((tmp_path / "further" / "config.json").read_text())
+    assert (config["is_policy_trained"], config["cost_bias"]) == (keeps, 0.5 if keeps else 0.0)
+
+
 def test_heads_alone_are_trained_from_a_checkpoint(run, tmp_path):
     run()
     start = load_file(tmp_path / "out" / "model.safetensors")
