@@ -50,9 +50,11 @@ def check_parquet(source: str | Path):
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder) / "zeros.parquet"
     ...     write_table(pyarrow.table({"image_codes": pyarrow.array([[0] * 20_000_000])}), path)
-    ...     check_parquet(path)
-    Traceback (most recent call last):
-    ValueError: ...zeros.parquet has ... bytes but expands to more than 67,...; it repeats its values beyond measure.
+    ...     try:
+    ...         check_parquet(path)
+    ...     except ValueError as error:
+    ...         print(str(error).partition("; ")[2])
+    it repeats its values beyond measure.
 
     ```"""
     import_pyarrow()

@@ -11,7 +11,7 @@ from adatok_hf.plotting import new_figure
 
 
 DOCS = Path(__file__).parent
-DATA = DOCS / "training.json"  # what is drawn; without arguments it is drawn again
+DATA = DOCS / "training.json"  # what is drawn; a run that is named takes the place of that name, or a new one
 
 
 def read_history(run: Path) -> list[dict]:
@@ -52,7 +52,8 @@ def draw(runs: dict[str, dict[str, list]]):
 def main():
     if sys.argv[1:]:
         runs = {name: Path(run) for name, run in (argument.split("=", 1) for argument in sys.argv[1:])}
-        write_json(DATA, {name: curves(read_history(run), 64) for name, run in runs.items()}, indent=None)
+        found = {name: curves(read_history(run), 64) for name, run in runs.items()}
+        write_json(DATA, read_json(DATA) | found, indent=None)
     draw(read_json(DATA))
 
 

@@ -32,13 +32,18 @@ def difference(value: float, interval: Sequence[float], form: str = ".4f") -> st
 
 
 def zoo() -> str:
-    """The embedded checkpoints, a line each."""
-    rows = []
+    """The embedded checkpoints, a line each, and what those without an evaluation are."""
+    rows, notes = [], ""
     for name, folder in checkpoints().items():
         config, metrics = AdaTokConfig.from_pretrained(folder), read_json(Path(folder) / "metrics.json")
         training, quality = metrics["training"], {row["budget"]: row for row in metrics["rows"]}
         wanted = (config.budgets[0], config.budgets[len(config.budgets) // 2 - 1], config.num_latent_tokens, "auto")
         shown = [quality[budget] for budget in wanted if budget in quality]
+        if "auto" not in quality:
+            notes += (
+                f"\n\n`{name}` is not evaluated yet, and has no policy: every image gets all codes unless a budget is "
+                f"forced. Its quality was measured on {training['quality measured on']}."
+            )
         rows.append(
             [
                 f"`{name}` (embedded)",
@@ -54,7 +59,7 @@ def zoo() -> str:
             ]
         )
     header = ["checkpoint", "pixels", "codes", "parameters", "trained on", "codes: PSNR / LPIPS / rFID"]
-    return markdown_table(header, rows)
+    return markdown_table(header, rows) + notes
 
 
 def grid() -> str:
