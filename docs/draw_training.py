@@ -34,7 +34,7 @@ def curves(history: list[dict], images_per_step: int) -> dict[str, list]:
 
 def draw(runs: dict[str, dict[str, list]]):
     """Loss on the left, validation PSNR on the right."""
-    with new_figure(DOCS / "training.png", (8, 3)) as figure:
+    with new_figure(DOCS / "training.png", (10, 3)) as figure:
         left, right = figure.subplots(1, 2)
         for color, (name, found) in zip(("C0", "C1", "C2"), runs.items()):
             left.plot(*zip(*found["loss"]), color=color, label=name)
@@ -46,7 +46,7 @@ def draw(runs: dict[str, dict[str, list]]):
             axes.set_xlabel("images seen")
             axes.xaxis.set_major_formatter(lambda images, _: f"{images / 1000:g}k")
         left.legend()
-        right.legend()
+        right.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, which fill the plot
 
 
 def main():
