@@ -108,10 +108,10 @@ def embed_generator(generator: Path, tokenizer: Path):
     pipeline = load_pipeline(generator, tokenizer)
     with tempfile.TemporaryDirectory() as temporary:
         pipeline.save_pretrained(temporary)
-        for component in (generator, tokenizer):
-            home = Path(temporary) / ("transformer" if component == generator else "image_tokenizer")
+        for name, source in (("transformer", generator), ("image_tokenizer", tokenizer)):
+            home = Path(temporary) / name
             shutil.rmtree(home)
-            shutil.copytree(component, home, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
+            shutil.copytree(source, home, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
         shutil.copytree(temporary, tokenizer.parent, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True)
 
 

@@ -235,14 +235,19 @@ def vocabulary(tiny_model) -> ImageVocabulary:
     return ImageVocabulary(config.codebook_size, config.budgets, names, model_hash(tiny_model))
 
 
-@pytest.fixture
-def generator(vocabulary) -> LlamaForCausalLM:
+def make_generator(vocabulary: ImageVocabulary | TaTokVocabulary) -> LlamaForCausalLM:
     """In evaluation mode; its weights are large enough that classes and positions matter."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = LlamaForCausalLM(vocabulary.model_config(**sizes, initializer_range=0.3)).eval()
     model.generation_config = vocabulary.generation_config()
     return model
+
+
+@pytest.fixture
+def generator(vocabulary) -> LlamaForCausalLM:
+    """Writes the codes of `tiny_model`."""
+    return make_generator(vocabulary)
 
 
 @pytest.fixture
@@ -253,9 +258,5 @@ def tatok_vocabulary(tiny_tatok) -> TaTokVocabulary:
 
 @pytest.fixture
 def tatok_generator(tatok_vocabulary) -> LlamaForCausalLM:
-    """As `generator`, for the sequences of `tiny_tatok`."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = LlamaForCausalLM(tatok_vocabulary.model_config(**sizes, initializer_range=0.3)).eval()
-    model.generation_config = tatok_vocabulary.generation_config()
-    return model
+    """Writes the tokens of `tiny_tatok`."""
+    return make_generator(tatok_vocabulary)

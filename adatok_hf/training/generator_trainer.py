@@ -3,12 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
 from ..modeling.vocabulary_adatok import GeneratorVocabulary
 from .generator_arguments import GeneratorTrainingArguments
-from .optimizer import muon_with_adamw
+from .optimizer import MuonTrainer
 from .stateful_trainer import ResumableTrainer
 
 
@@ -86,7 +85,7 @@ class EqualLengthSampler(Sampler):
         return iter(torch.cat([batches.flatten(), order[whole * self.batch_size :]]).tolist())
 
 
-class AdaTokGeneratorTrainer(ResumableTrainer):
+class AdaTokGeneratorTrainer(MuonTrainer, ResumableTrainer):
     """
     Trains a causal language model on sequences of image codes. What differs from [`~transformers.Trainer`]: batches
     have one length, every token weighs the same although batches have few or many, and evaluation drops no class.
@@ -115,11 +114,6 @@ class AdaTokGeneratorTrainer(ResumableTrainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         together = self.args.train_batch_size * self.args.world_size
         return EqualLengthSampler(dataset["length"][:], together, self.args.data_seed or self.args.seed)
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None and self.args.muon:
-            self.optimizer = muon_with_adamw(model or self.model, self.args)
-        return super().create_optimizer(model)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if num_items_in_batch is not None:

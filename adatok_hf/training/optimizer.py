@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 
 @dataclass
@@ -109,3 +109,14 @@ def muon_with_adamw(model: nn.Module, args: MuonTrainingArguments) -> MuonWithAd
         betas=(args.adam_beta1, args.adam_beta2),
         eps=args.adam_epsilon,
     )
+
+
+class MuonTrainer(Trainer):
+    """A Trainer whose optimizer is [`muon_with_adamw`] where the arguments ask for Muon."""
+
+    args: MuonTrainingArguments
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        if self.optimizer is None and self.args.muon:
+            self.optimizer = muon_with_adamw(model or self.model, self.args)
+        return super().create_optimizer(model)

@@ -22,7 +22,7 @@ from ..modeling.blocks import AdaTokVectorQuantizer
 from .discriminator import PatchDiscriminator
 from .latent_revival import revive_latents
 from .losses import LeCamRegularizer, crop_together, draw_budgets, hinge_discriminator_loss, shift_together
-from .optimizer import muon_with_adamw
+from .optimizer import MuonTrainer
 from .streaming_trainer import StreamingTrainer
 from .tokenizer_arguments import ReconstructionTrainingArguments
 
@@ -68,7 +68,7 @@ def check_budgets(budgets: list[int], num_latent_tokens: int) -> list[int]:
     return list(budgets)
 
 
-class ReconstructionTrainer(StreamingTrainer):
+class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
     """
     Trains encoder, quantizer, decoder and heads so that every prefix of the codes decodes.
 
@@ -136,11 +136,6 @@ class ReconstructionTrainer(StreamingTrainer):
 
     def _quantizers(self, model: AdaTokModel) -> list[AdaTokVectorQuantizer]:
         return [model.quantizer]
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None and self.args.muon:
-            self.optimizer = muon_with_adamw(model or self.model, self.args)
-        return super().create_optimizer(model)
 
     @torch.no_grad()
     def _average(self, averages: list[torch.Tensor], values: list[torch.Tensor], num_averaged: torch.Tensor):
