@@ -1,7 +1,8 @@
-"""The critic of stage 1."""
+"""The critics of stage 1."""
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 
 class PatchDiscriminator(nn.Module):
@@ -31,3 +32,38 @@ class PatchDiscriminator(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Logits of shape `(batch, 1, height / 2**num_layers, width / 2**num_layers)`; positive means real."""
         return self.layers(pixel_values)
+
+
+class FeatureDiscriminator(nn.Module):
+    """
+    Judges images by the features that LPIPS has of them, so that it need not learn to see before it can judge.
+
+    Args:
+        num_channels (`list[int]`): Channels of each level of the frozen backbone.
+        hidden_size (`int`, *optional*, defaults to 64): Channels of the head on each level.
+
+    Source: huggingface.co/papers/2111.01007
+    """
+
+    def __init__(self, num_channels: list[int], hidden_size: int = 64):
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                spectral_norm(nn.Conv2d(channels, hidden_size, kernel_size=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(hidden_size, hidden_size, kernel_size=3, padding=1)),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(hidden_size, 1, kernel_size=1),
+            )
+            for channels in num_channels
+        )
+
+    def forward(self, *features: torch.Tensor) -> torch.Tensor:
+        """
+        Logits of shape `(batch, levels, height, width)` of feature maps, the finest first and each of shape `(batch,
+        channels, height, width)` of its level; coarse levels are repeated, so that each counts alike.
+        """
+        size = features[0].shape[-2:]
+        normalized = [nn.functional.normalize(level.float()) * level.shape[1] ** 0.5 for level in features]
+        logits = [head(level) for head, level in zip(self.heads, normalized)]
+        return torch.cat([nn.functional.interpolate(level, size=size) for level in logits], dim=1)

@@ -12,6 +12,7 @@ from .optimizer import MuonTrainingArguments
 
 
 TRAINABLE_PARTS = ("heads", "decoder")
+CRITIC_VIEWS = ("pixels", "features")
 PARSED_KINDS = {"budgets": list[int], "pixel_decoder_config": dict | str}  # what a command line can give
 
 
@@ -125,10 +126,16 @@ class ReconstructionTrainingArguments(MuonTrainingArguments):
     eval_perceptual_net: str = field(default="alex", metadata={"help": "Backbone of the LPIPS that is reported."})
     quantization_weight: float = field(default=1.0, metadata={"help": "Weight of codebook and commitment terms."})
     adversarial_weight: float = field(default=0.0, metadata={"help": "Weight of the hinge GAN; 0 trains no critic."})
+    discriminator_view: str = field(
+        default="pixels",
+        metadata={"help": "What the critic sees: pixels, or the features of LPIPS, by which it learns much faster."},
+    )
     adversarial_start: int = field(default=0, metadata={"help": "Step at which the generator hears the critic."})
     discriminator_warmup: int = field(default=500, metadata={"help": "Steps the critic trains alone before that."})
     discriminator_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the critic."})
-    discriminator_hidden_size: int = field(default=64, metadata={"help": "Channels after its first convolution."})
+    discriminator_hidden_size: int = field(
+        default=64, metadata={"help": "Channels after its first convolution, on each level of features."}
+    )
     lecam_weight: float = field(default=0.001, metadata={"help": "Weight of the LeCam regularisation."})
     ema_decay: float = field(default=0.999, metadata={"help": "Decay of the averaged weights, which are exported."})
     export_half_precision: bool = field(
@@ -150,6 +157,18 @@ class ReconstructionTrainingArguments(MuonTrainingArguments):
             raise ValueError(
                 f"train_only must be one of {', '.join(TRAINABLE_PARTS)}, or not given; got {self.train_only!r}."
             )
+        if self.discriminator_view not in CRITIC_VIEWS:
+            raise ValueError(
+                f"discriminator_view must be one of {', '.join(CRITIC_VIEWS)}; got {self.discriminator_view!r}."
+            )
+        first_judged = self.adversarial_start - self.discriminator_warmup
+        if self.adversarial_weight > 0 and self.discriminator_view == "features":
+            if self.perceptual_weight <= 0 or first_judged < self.perceptual_start:
+                raise ValueError(
+                    "discriminator_view=features reads the features of LPIPS, so LPIPS must have a weight and begin "
+                    f"before the critic does; got perceptual_weight={self.perceptual_weight} and "
+                    f"perceptual_start={self.perceptual_start} where the critic begins at step {first_judged}."
+                )
         super().__post_init__()
 
 

@@ -1,6 +1,7 @@
 """The Trainer of stage 1: prioritized representation learning."""
 
-from collections import defaultdict
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from ..metrics.perceptual import load_lpips
 from ..model_card import read_license
 from ..modeling import AdaTokModel
 from ..modeling.blocks import AdaTokVectorQuantizer
-from .discriminator import PatchDiscriminator
+from .discriminator import FeatureDiscriminator, PatchDiscriminator
 from .latent_revival import revive_latents
 from .losses import LeCamRegularizer, crop_together, draw_budgets, hinge_discriminator_loss, shift_together
 from .optimizer import MuonTrainer
@@ -120,7 +121,14 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
         self.code_counts = torch.zeros(num_codes, dtype=torch.long, device=device)
         self.discriminator = None
         if args.adversarial_weight > 0:
-            discriminator = PatchDiscriminator(model.config.num_channels, args.discriminator_hidden_size)
+            if args.discriminator_view == "features":
+                discriminator = FeatureDiscriminator(self.lpips.chns, args.discriminator_hidden_size)
+                # One map of each level: first of the reconstructions, then of the originals.
+                self._features = deque(maxlen=2 * self.lpips.L)
+                for part in self.lpips.net.children():
+                    part.register_forward_hook(lambda part, inputs, output: self._features.append(output))
+            else:
+                discriminator = PatchDiscriminator(model.config.num_channels, args.discriminator_hidden_size)
             optimizer = torch.optim.AdamW(
                 discriminator.parameters(), lr=args.discriminator_learning_rate, betas=(0.5, 0.99), weight_decay=0.0
             )
@@ -176,11 +184,17 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
                 views = self._perceptual_views(reconstruction, pixel_values)
                 components["perceptual"] = self.lpips(*views).float().mean()
             loss = loss + args.perceptual_weight * components["perceptual"]
-        if self.discriminator is not None and step >= args.adversarial_start:
-            components["adversarial"] = -self._judge(reconstruction).mean()
-            loss = loss + args.adversarial_weight * components["adversarial"]
+        if self.discriminator is not None and step >= args.adversarial_start - args.discriminator_warmup:
+            fake, real = [reconstruction], [pixel_values]
+            if args.discriminator_view == "features":
+                maps = list(self._features)
+                fake, real = maps[: self.lpips.L], maps[self.lpips.L :]
+            self._judged = [each.detach() for each in real], [each.detach() for each in fake]
+            if step >= args.adversarial_start:
+                components["adversarial"] = -self._judge(fake).mean()
+                loss = loss + args.adversarial_weight * components["adversarial"]
         self._latents = self._take_codes(outputs)
-        self._images = pixel_values, reconstruction.detach()
+        self._images = pixel_values
         self.add_measures(components)
         return (loss, outputs) if return_outputs else loss
 
@@ -208,19 +222,20 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         first_step = self.args.adversarial_start - self.args.discriminator_warmup
         if self.discriminator is not None and self.state.global_step >= first_step:
-            self.add_measures({"discriminator": self._train_discriminator(*self._images)})
+            self.add_measures({"discriminator": self._train_discriminator(*self._judged)})
         return loss
 
-    def _judge(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The critic's logits, with gradient to the pixels alone."""
+    def _judge(self, fake: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The critic's logits, with gradient to what it sees alone."""
         critic = self.accelerator.unwrap_model(self.discriminator).requires_grad_(False)
         with self.accelerator.autocast():
-            logits = critic(pixel_values)
+            logits = critic(*fake)
         critic.requires_grad_(True)
         return logits.float()
 
-    def _train_discriminator(self, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-        real_logits, fake_logits = self.discriminator(torch.cat([real, fake])).float().chunk(2)
+    def _train_discriminator(self, real: list[torch.Tensor], fake: list[torch.Tensor]) -> torch.Tensor:
+        logits = self.discriminator(*[torch.cat(pair) for pair in zip(real, fake)])
+        real_logits, fake_logits = logits.float().chunk(2)
         loss = hinge_discriminator_loss(real_logits, fake_logits)
         penalty = self.args.lecam_weight * self.lecam(real_logits, fake_logits)
         for average in self.lecam.buffers():
@@ -251,7 +266,7 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
             if args.train_only is None and step <= args.revive_until * self.state.max_steps:
                 self._revive_dead_codes(counts)
         if args.train_only is None and step in args.revive_latents_steps:
-            revived = torch.tensor(revive_latents(model, self._images[0]), dtype=torch.float32, device=args.device)
+            revived = torch.tensor(revive_latents(model, self._images), dtype=torch.float32, device=args.device)
             self.add_measures({"revived_latents": revived})  # a log of its own would stand in for that of the step
 
     def _take_code_counts(self) -> torch.Tensor:
