@@ -36,17 +36,21 @@ class PatchDiscriminator(nn.Module):
 
 class FeatureDiscriminator(nn.Module):
     """
-    Judges images by the features that LPIPS has of them, so that it need not learn to see before it can judge.
+    Judges images by their patches, and by the features that LPIPS has of them: so it need not learn to see before it
+    can judge.
 
     Args:
-        num_channels (`list[int]`): Channels of each level of the frozen backbone.
-        hidden_size (`int`, *optional*, defaults to 64): Channels of the head on each level.
+        feature_channels (`list[int]`): Channels of each level of the frozen backbone.
+        num_channels (`int`, *optional*, defaults to 3): Channels of the images.
+        hidden_size (`int`, *optional*, defaults to 64): As for [`PatchDiscriminator`], and the channels of the head on
+            each level.
 
     Source: huggingface.co/papers/2111.01007
     """
 
-    def __init__(self, num_channels: list[int], hidden_size: int = 64):
+    def __init__(self, feature_channels: list[int], num_channels: int = 3, hidden_size: int = 64):
         super().__init__()
+        self.patches = PatchDiscriminator(num_channels, hidden_size)
         self.heads = nn.ModuleList(
             nn.Sequential(
                 spectral_norm(nn.Conv2d(channels, hidden_size, kernel_size=1)),
@@ -55,15 +59,17 @@ class FeatureDiscriminator(nn.Module):
                 nn.LeakyReLU(0.2),
                 nn.Conv2d(hidden_size, 1, kernel_size=1),
             )
-            for channels in num_channels
+            for channels in feature_channels
         )
 
-    def forward(self, *features: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, *features: torch.Tensor) -> torch.Tensor:
         """
-        Logits of shape `(batch, levels, height, width)` of feature maps, the finest first and each of shape `(batch,
-        channels, height, width)` of its level; coarse levels are repeated, so that each counts alike.
+        Logits of shape `(batch, 2 * levels, height, width)` of images and of their feature maps, the finest first and
+        each of shape `(batch, channels, height, width)` of its level. Half of the logits are of patches, and each
+        level counts alike: what is coarser is repeated.
         """
-        size = features[0].shape[-2:]
         normalized = [nn.functional.normalize(level.float()) * level.shape[1] ** 0.5 for level in features]
-        logits = [head(level) for head, level in zip(self.heads, normalized)]
-        return torch.cat([nn.functional.interpolate(level, size=size) for level in logits], dim=1)
+        logits = [self.patches(pixel_values).expand(-1, len(features), -1, -1)]
+        logits += [head(level) for head, level in zip(self.heads, normalized)]
+        size = features[0].shape[-2:]
+        return torch.cat([nn.functional.interpolate(each, size=size) for each in logits], dim=1)

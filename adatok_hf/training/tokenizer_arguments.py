@@ -12,7 +12,6 @@ from .optimizer import MuonTrainingArguments
 
 
 TRAINABLE_PARTS = ("heads", "decoder")
-CRITIC_VIEWS = ("pixels", "features")
 PARSED_KINDS = {"budgets": list[int], "pixel_decoder_config": dict | str}  # what a command line can give
 
 
@@ -126,9 +125,9 @@ class ReconstructionTrainingArguments(MuonTrainingArguments):
     eval_perceptual_net: str = field(default="alex", metadata={"help": "Backbone of the LPIPS that is reported."})
     quantization_weight: float = field(default=1.0, metadata={"help": "Weight of codebook and commitment terms."})
     adversarial_weight: float = field(default=0.0, metadata={"help": "Weight of the hinge GAN; 0 trains no critic."})
-    discriminator_view: str = field(
-        default="pixels",
-        metadata={"help": "What the critic sees: pixels, or the features of LPIPS, by which it learns much faster."},
+    discriminator_features: bool = field(
+        default=False,
+        metadata={"help": "Whether the critic judges by the features of LPIPS too, from which it learns much faster."},
     )
     adversarial_start: int = field(default=0, metadata={"help": "Step at which the generator hears the critic."})
     discriminator_warmup: int = field(default=500, metadata={"help": "Steps the critic trains alone before that."})
@@ -157,17 +156,13 @@ class ReconstructionTrainingArguments(MuonTrainingArguments):
             raise ValueError(
                 f"train_only must be one of {', '.join(TRAINABLE_PARTS)}, or not given; got {self.train_only!r}."
             )
-        if self.discriminator_view not in CRITIC_VIEWS:
-            raise ValueError(
-                f"discriminator_view must be one of {', '.join(CRITIC_VIEWS)}; got {self.discriminator_view!r}."
-            )
-        first_judged = self.adversarial_start - self.discriminator_warmup
-        if self.adversarial_weight > 0 and self.discriminator_view == "features":
-            if self.perceptual_weight <= 0 or first_judged < self.perceptual_start:
+        critic_start = self.adversarial_start - self.discriminator_warmup
+        if self.adversarial_weight > 0 and self.discriminator_features:
+            if self.perceptual_weight <= 0 or critic_start < self.perceptual_start:
                 raise ValueError(
-                    "discriminator_view=features reads the features of LPIPS, so LPIPS must have a weight and begin "
-                    f"before the critic does; got perceptual_weight={self.perceptual_weight} and "
-                    f"perceptual_start={self.perceptual_start} where the critic begins at step {first_judged}."
+                    "discriminator_features needs LPIPS at a weight above 0 and from the critic's first step on; got "
+                    f"perceptual_weight={self.perceptual_weight} and perceptual_start={self.perceptual_start} where "
+                    f"the critic begins at step {critic_start}."
                 )
         super().__post_init__()
 

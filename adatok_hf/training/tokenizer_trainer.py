@@ -121,8 +121,10 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
         self.code_counts = torch.zeros(num_codes, dtype=torch.long, device=device)
         self.discriminator = None
         if args.adversarial_weight > 0:
-            if args.discriminator_view == "features":
-                discriminator = FeatureDiscriminator(self.lpips.chns, args.discriminator_hidden_size)
+            if args.discriminator_features:
+                discriminator = FeatureDiscriminator(
+                    self.lpips.chns, model.config.num_channels, args.discriminator_hidden_size
+                )
                 # One map of each level: first of the reconstructions, then of the originals.
                 self._features = deque(maxlen=2 * self.lpips.L)
                 for part in self.lpips.net.children():
@@ -186,9 +188,9 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
             loss = loss + args.perceptual_weight * components["perceptual"]
         if self.discriminator is not None and step >= args.adversarial_start - args.discriminator_warmup:
             fake, real = [reconstruction], [pixel_values]
-            if args.discriminator_view == "features":
+            if args.discriminator_features:
                 maps = list(self._features)
-                fake, real = maps[: self.lpips.L], maps[self.lpips.L :]
+                fake, real = fake + maps[: self.lpips.L], real + maps[self.lpips.L :]
             self._judged = [each.detach() for each in real], [each.detach() for each in fake]
             if step >= args.adversarial_start:
                 components["adversarial"] = -self._judge(fake).mean()
