@@ -50,7 +50,7 @@ def zoo() -> str:
                 str(config.image_size),
                 f"{config.budgets[0]} to {config.budgets[-1]} of {(config.codebook_size - 1).bit_length()} bits",
                 f"{training['parameters'] / 1e6:.1f} M",
-                f"{training['images seen']:,} images",
+                images_seen(training),
                 "<br>".join(
                     f"{row.get('mean_budget', row['budget']):.3g}{' chosen' if row['budget'] == 'auto' else ''}: "
                     f"{row['psnr']:.2f} dB / {row['lpips']:.3f}" + (f" / {row['rfid']:.0f}" if "rfid" in row else "")
@@ -60,6 +60,12 @@ def zoo() -> str:
         )
     header = ["checkpoint", "pixels", "codes", "parameters", "trained on", "codes: PSNR / LPIPS / rFID"]
     return markdown_table(header, rows) + notes
+
+
+def images_seen(training: dict) -> str:
+    """What a checkpoint was trained on, and its decoder alone after that."""
+    further = training.get("images seen, decoder alone")
+    return f"{training['images seen']:,} images" + (f", its decoder on {further:,} more" if further else "")
 
 
 def grid() -> str:

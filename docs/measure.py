@@ -20,16 +20,19 @@ from adatok_hf.generation.load_pipeline import load_pipeline
 from adatok_hf.model_card import model_card, read_license
 
 
-def run(*command: str | int | Path):
+def run(*command: str | int | Path, processes: int = 1):
     """Runs a command of the package at the root of the repository; its own sentence says what went wrong."""
     words = [str(word) for word in command]
     print("$ adatok", *words, flush=True)
-    finished = subprocess.run([sys.executable, "-m", "adatok_hf.cli", *words], cwd=ROOT)
+    start = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
+    finished = subprocess.run([sys.executable, *start, "-m", "adatok_hf.cli", *words], cwd=ROOT)
     if finished.returncode:
         sys.exit(finished.returncode)
 
 
-def measure_tokenizer(tokenizer: Path, data: str, work: Path, recipe: str, train_split: str, heads_steps: int):
+def measure_tokenizer(
+    tokenizer: Path, data: str, work: Path, recipe: str, train_split: str, heads_steps: int, processes: int
+):
     """
     Trains the policy of a tokenizer, studies and evaluates it, and puts it among the embedded checkpoints. What has
     been measured into `work` is not measured again.
@@ -40,12 +43,12 @@ def measure_tokenizer(tokenizer: Path, data: str, work: Path, recipe: str, train
     train, validation, adaptive = work / "tables" / "train", work / "tables" / "validation", work / tokenizer.name
     for split, table in ((train_split, train), ("validation", validation)):
         images = ["--data", data, "--split", split]
-        run("reward-table", "--model", tokenizer, *images, "--budgets", budgets, "--out", table)
+        run("reward-table", "--model", tokenizer, *images, "--budgets", budgets, "--out", table, processes=processes)
     if not (adaptive / "metrics.json").is_file():
         start = ["--recipe", recipe, "--init_from", tokenizer]
         run("train", "policy", *start, "--reward_table", train, "--output_dir", adaptive)
     images = ["--data", data, "--split", "validation", "--codecs", "jpeg,webp,avif"]
-    run("evaluate", "--model", adaptive, *images, "--out", work / "evaluation")
+    run("evaluate", "--model", adaptive, *images, "--out", work / "evaluation", processes=processes)
     evaluation = read_json(work / "evaluation" / "results.json")
     embed_tokenizer(adaptive, evaluation)
     shutil.copyfile(work / "evaluation" / "quality.png", ROOT / "docs" / "quality.png")
@@ -126,6 +129,7 @@ def main():
     tokenizer.add_argument("--recipe", default="tiny-64", help="Recipe of the policy.")
     tokenizer.add_argument("--train_split", default="train[:15872]", help="What the policy learns from.")
     tokenizer.add_argument("--heads_steps", type=int, default=600, help="Steps of each arm of the study of the heads.")
+    tokenizer.add_argument("--processes", type=int, default=1, help="That measure together, a CPU core or GPU each.")
     tokenizer.set_defaults(measure=measure_tokenizer)
     generator = commands.add_parser("generator", help="Generators for the embedded tokenizer.")
     generator.add_argument("--work", type=Path, default=Path("outputs/generator"), help="Where all is kept.")

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from torch.utils.data import Subset
 from transformers import IntervalStrategy, PreTrainedConfig, PreTrainedModel, TrainerCallback, set_seed
 from transformers.utils import logging
 
-from ..checkpoint import load_checkpoint
+from ..checkpoint import load_checkpoint, read_metrics
 from ..data import ImageCollator, RandomCrops, ReadableImages, load_image_dataset, read_images
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 from ..stream import ImageStream, load_image_stream
@@ -164,12 +165,13 @@ def training_facts(trainer: ReconstructionTrainer, data_arguments: DataArguments
         "steps": steps,
         "images per step": batch_size,
         "images seen": steps * batch_size,
-        "parameters": trainer.model.num_parameters(),
         "perceptual loss": f"LPIPS ({arguments.perceptual_net}), weight {arguments.perceptual_weight}",
         "adversarial loss": f"weight {arguments.adversarial_weight}" if trainer.discriminator is not None else "none",
     }
     if arguments.train_only is not None:
-        facts["trained part"] = f"{arguments.train_only} only"
+        whole = (read_metrics(Path(trainer.model.name_or_path)) or {}).get("training", {})
+        facts = whole | {f"{name}, {arguments.train_only} alone": value for name, value in facts.items()}
+    facts["parameters"] = trainer.model.num_parameters()
     if trainer.eval_dataset is not None:
         facts["quality measured on"] = f"{len(trainer.eval_dataset)} images of the evaluation data"
         facts["LPIPS above"] = f"backbone {arguments.eval_perceptual_net}"

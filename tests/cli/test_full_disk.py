@@ -2,19 +2,30 @@
 
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 from distance import Distance
-from tiny_recipe import RECIPE
+from evaluate_worker import NUM_FEATURES, SmallInception
+from originals import read_original
+from tiny_recipe import RECIPE, TATOK_RECIPE
 
 from adatok_hf.allocation.reward_table import build_reward_table
 from adatok_hf.cli import main
 from adatok_hf.data import load_image_dataset
+from adatok_hf.evaluation import generation
+from adatok_hf.metrics import inception
 
 
 SHORT = {"use_cpu": True, "max_steps": 2, "save_steps": 1, "report_to": "none", "disable_tqdm": True}
+RECIPES = {
+    "tokenizer": RECIPE,
+    "policy": SHORT | {"output_dir": ""},
+    "tatok": TATOK_RECIPE,
+    "llama": SHORT | {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "output_dir": ""},
+}
 COMMANDS = {
     "encode": "encode {pictures} --out {disk}/old.safetensors {model}",
     "encode to parquet": "encode {pictures} --out {disk}/old.parquet {model}",
@@ -27,15 +38,26 @@ COMMANDS = {
     "evaluate": "evaluate --data {pictures} --metrics psnr --budgets 4 --out {disk}/new {model}",
     "bench": "bench --batch-size 1 --repeats 1 --dtype float32 --out {disk}/old.json {model}",
     "generate": "generate --generator {generator} --label emoji -n 1 --out {disk} {model}",
+    "heads import": "heads import {heads} --out {disk}/new --model {checkpoint}",
+    "convert": "convert {titok} --from titok --out {disk}/new --budgets 16",
     "export": "export --format torch --out {disk}/new --model {checkpoint}",
     "train tokenizer": "train tokenizer --recipe {tokenizer} --data {pictures} --output_dir {disk}/new",
     "train tokenizer, grid": "train tokenizer --recipe {tokenizer} --data {pictures} --output_dir {disk}/new "
     "--eval_data {pictures} --eval_strategy steps --eval_steps 1",
+    "train tatok": "train tatok --recipe {tatok} --data {pictures} --output_dir {disk}/new",
+    "train generator": "train generator --recipe {llama} --data {dataset} --output_dir {disk}/new",
     "train policy": "train policy --recipe {policy} --reward_table {table} --output_dir {disk}/new",
+    "evaluate-generation": "evaluate-generation --generator {generator} --data {labelled} --split train "
+    "--out {disk}/new {model}",
     "study policy": "study policy --recipe {policy} --seeds 2 --out {disk}/new --model {checkpoint} "
     "--reward-table {table} --eval-reward-table {others}",
     "study heads": "study heads --train-data {pictures} --eval-data {pictures} --steps 1 --seeds 2 --batch-size 2 "
     "--weights-dir {weights} --out {disk}/new --model {checkpoint}",
+    "study tatok": "study tatok --model {tatok_checkpoint} --adatok {checkpoint} --tokens 9 --data {pictures} "
+    "--split train --weights-dir {weights} --out {disk}/new",
+    "study fixed": "study fixed --recipe {tokenizer} --policy-recipe {policy} --fixed-budget 8 --seeds 1 "
+    "--train-data {pictures} --eval-data {pictures} --policy-images 80 --max-eval-images 4 --weights-dir {weights} "
+    "--out {disk}/new",
 }
 LARGE = ("heads export", "calibrate", "evaluate", "export", "train tokenizer", "train policy", "study policy")
 OLD = ("old.safetensors", "old.parquet", "old.json", "a.png", "grid.png", "results.json")
@@ -53,8 +75,18 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.fixture(autouse=True)
+def light_inception(monkeypatch):
+    """A network that finds eight images enough."""
+    evaluate = partial(generation.evaluate_generation, min_images=NUM_FEATURES + 1)
+    monkeypatch.setattr(generation, "evaluate_generation", evaluate)
+    monkeypatch.setattr(inception, "load_inception", lambda weights_dir: SmallInception())
+
+
 @pytest.fixture
-def line(tmp_path, tiny_model, processor, pictures, write_pictures, weights_dir, generator, small_disk):
+def line(
+    tmp_path, tiny_model, processor, pictures, write_pictures, weights_dir, generator, tatok_checkpoint, small_disk
+):
     """The words of a command whose output goes to the small disk."""
 
     def words(command: str) -> list[str]:
@@ -64,19 +96,30 @@ def line(tmp_path, tiny_model, processor, pictures, write_pictures, weights_dir,
         processor.save_pretrained(checkpoint)
         places = {"checkpoint": checkpoint, "pictures": pictures, "disk": small_disk, "weights": weights_dir}
         places["model"] = f"--model {checkpoint} --device cpu"
-        for name in ("generator", "codes", "tokenizer", "policy", "table", "others"):
-            places[name] = tmp_path / {"codes": "codes.safetensors"}.get(name, name)
+        places["tatok_checkpoint"] = tatok_checkpoint
+        for name in ("generator", "heads", "titok", "dataset", "labelled", "table", "others", *RECIPES):
+            places[name] = tmp_path / name
+        places["codes"] = tmp_path / "codes.safetensors"
         text = COMMANDS[command]
         if "{generator}" in text:
             generator.save_pretrained(places["generator"])
         if "{codes}" in text:
             run(f"encode {pictures} --out {places['codes']} {places['model']}".split())
+        if "{heads}" in text:
+            run(f"heads export --out {places['heads']} --model {checkpoint}".split())
+        if "{titok}" in text:
+            read_original("titok_s128").publish(places["titok"])
+        if "{dataset}" in text:
+            run(f"tokenize-dataset --data {pictures} --out {places['dataset']} {places['model']}".split())
+        if "{labelled}" in text:
+            write_pictures(places["labelled"] / "emoji", 8)
         if "{table}" in text:
             folder = str(write_pictures(tmp_path / "more", 240))
             for name, rows in (("table", "train[:120]"), ("others", "train[120:]")):
                 build_reward_table(tiny_model, processor, load_image_dataset(folder, rows), Distance(), places[name])
-        places["tokenizer"].write_text(yaml.safe_dump(RECIPE))
-        places["policy"].write_text(yaml.safe_dump(SHORT | {"output_dir": "", "init_from": str(checkpoint)}))
+        for name, values in RECIPES.items():
+            start = {"init_from": str(checkpoint)} if name == "policy" else {}
+            places[name].write_text(yaml.safe_dump(values | start))
         return text.format(**places).split()
 
     return words

@@ -1,4 +1,4 @@
-"""A recipe of stage 1 that takes a second on the CPU."""
+"""Recipes of stage 1 that take a second on the CPU."""
 
 RECIPE = {
     "image_size": 32,
@@ -27,3 +27,9 @@ RECIPE = {
     "report_to": "none",
     "disable_tqdm": True,
 }
+
+TATOK = {"num_global_tokens": 4, "global_codebook_size": 64, "patch_codebook_size": 32, "codebook_dim": 8}
+TATOK |= {"prior_hidden_size": 32, "prior_num_attention_heads": 2, "prior_num_hidden_layers": 1}
+NOT_OF_TATOK = ("budgets", "num_latent_tokens", "codebook_size", "lora_rank", "lora_alpha")
+TATOK_RECIPE = {name: value for name, value in RECIPE.items() if name not in NOT_OF_TATOK}
+TATOK_RECIPE |= TATOK | {"training_budgets": [4, 9], "adversarial_weight": 0}

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import yaml
-from tiny_recipe import RECIPE
+from tiny_recipe import TATOK_RECIPE
 from transformers import AutoModel, set_seed
 
 from adatok_hf import TaTokModel
@@ -15,10 +15,6 @@ from adatok_hf.training.recipe import parse_recipe
 from adatok_hf.training.tatok_arguments import ARGUMENT_CLASSES, TaTokTrainingArguments
 from adatok_hf.training.tatok_trainer import TaTokTrainer
 from adatok_hf.training.train_tokenizer import build_model
-
-
-TATOK = {"num_global_tokens": 4, "global_codebook_size": 64, "patch_codebook_size": 32, "codebook_dim": 8}
-TATOK |= {"prior_hidden_size": 32, "prior_num_attention_heads": 2, "prior_num_hidden_layers": 1}
 
 
 @pytest.fixture
@@ -99,14 +95,7 @@ def test_evaluation_measures_the_filtered_images(make_tatok_trainer):
 
 
 def test_a_recipe_gives_a_folder_that_loads_and_goes_on_when_cut_off(tmp_path, write_pictures, capsys):
-    left_out = ("budgets", "num_latent_tokens", "codebook_size", "lora_rank", "lora_alpha")
-    values = {key: value for key, value in RECIPE.items() if key not in left_out} | TATOK
-    values |= {
-        "training_budgets": [4, 9],
-        "output_dir": str(tmp_path / "out"),
-        "max_steps": 2,
-        "adversarial_weight": 0,
-    }
+    values = TATOK_RECIPE | {"output_dir": str(tmp_path / "out"), "max_steps": 2}
     values |= {name: str(write_pictures(tmp_path / name, 6)) for name in ("train_data", "eval_data")}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values))

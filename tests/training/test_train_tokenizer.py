@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tiny_recipe import RECIPE
 from transformers import AutoImageProcessor, AutoModel
 
+from adatok_hf.checkpoint import read_metrics
 from adatok_hf.files import sole_user
 from adatok_hf.training import train_tokenizer as tokenizer
 
@@ -117,7 +118,9 @@ def test_heads_alone_are_trained_from_a_checkpoint(run, tmp_path):
     end = load_file(further / "model.safetensors")
     changed = {name for name in start if not torch.equal(start[name], end[name])}
     assert changed == {name for name in start if "lora_" in name}
-    assert json.loads((further / "metrics.json").read_text())["training"]["trained part"] == "heads only"
+    before, after = (read_metrics(folder)["training"] for folder in (tmp_path / "out", further))
+    assert before["steps"] == after["steps"] == after["steps, heads alone"] == 3
+    assert before["adversarial loss"] == after["adversarial loss, heads alone"] == "weight 0.1"
 
 
 def test_a_part_of_random_weights_is_not_trained(run, one_sentence):
