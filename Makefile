@@ -9,7 +9,7 @@ HAS_GPU := $(shell command -v nvidia-smi)
 
 # Everything serves the demo too, so it is not installed a second time.
 demo: $(or $(wildcard $(VENV)/.installed),$(VENV)/.core)
-	$(BIN)/adatok reconstruct $(SAMPLES) --budgets 4,8,16,32 --out outputs/demo/forced
+	$(BIN)/adatok reconstruct $(SAMPLES) --budgets 8,16,32,64 --out outputs/demo/forced
 	$(BIN)/adatok reconstruct $(SAMPLES) --budgets auto --out outputs/demo/chosen
 	@echo "The pictures are in outputs/demo/forced/grid.png and outputs/demo/chosen/grid.png"
 
@@ -24,7 +24,7 @@ browser: $(VENV)/.installed
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory outputs/adatok-browser 7861
 
 test: $(VENV)/.installed
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

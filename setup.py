@@ -48,6 +48,7 @@ TOOLS = [
     "nbformat>=5.10",
     "playwright>=1.50",
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "ruff>=0.9",
     "setuptools>=77",
 ]

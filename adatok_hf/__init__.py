@@ -42,7 +42,7 @@ def __dir__() -> list[str]:
 
 
 __version__ = version("adatok-hf")
-DEFAULT = "adatok-tiny-64"
+DEFAULT = "adatok-64"
 
 
 def default_checkpoint() -> str:
@@ -81,7 +81,7 @@ def checkpoints() -> dict[str, str]:
     ```python
     >>> from adatok_hf import checkpoints, default_checkpoint
 
-    >>> checkpoints()["adatok-tiny-64"] == default_checkpoint()
+    >>> checkpoints()["adatok-64"] == default_checkpoint()
     True
 
     ```"""

@@ -239,6 +239,12 @@ def policy_hash(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def checkpoint_name(folder: str | Path) -> str:
+    """What a checkpoint is called: as its folder, or as the pipeline that it is part of."""
+    folder = Path(folder)
+    return folder.parent.name if folder.name == "image_tokenizer" else folder.name
+
+
 def read_metrics(folder: Path) -> dict | None:
     """The content of `metrics.json` in a checkpoint folder, if there is one."""
     path = folder / METRICS_NAME
@@ -372,4 +378,12 @@ def _load_processor(folder: Path, config: PreTrainedConfig, name: str | Path) ->
     return processor
 
 
-__all__ = ["ANY_MODEL", "copy_checkpoint", "load_checkpoint", "model_hash", "push_checkpoint", "save_checkpoint"]
+__all__ = [
+    "ANY_MODEL",
+    "checkpoint_name",
+    "copy_checkpoint",
+    "load_checkpoint",
+    "model_hash",
+    "push_checkpoint",
+    "save_checkpoint",
+]

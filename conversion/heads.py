@@ -104,7 +104,7 @@ def export_heads(model: AdaTokModel, folder: str | Path, base_model: str):
     >>> with TemporaryDirectory() as folder:
     ...     export_heads(model, folder, "someone/a-model")
     ...     sorted(path.name for path in Path(folder).iterdir())[:3]
-    ['budget_0004', 'budget_0008', 'budget_0012']
+    ['budget_0008', 'budget_0016', 'budget_0024']
 
     ```"""
     check_empty(folder)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from adatok_hf import AdaTokConfig, checkpoints, default_checkpoint
+from adatok_hf.checkpoint import checkpoint_name
 from adatok_hf.files import read_json
 from adatok_hf.metrics.rate import bits_per_pixel
 from adatok_hf.tables import markdown_table
@@ -22,7 +23,7 @@ TRAINING_COST = ROOT / "docs" / "training_cost.json"
 PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md", "docs/scale.md")
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
-POLICY_SAMPLES = ("03", "05", "07", "09", "15")
+POLICY_SAMPLES = ("06", "20", "23", "11", "21")
 
 
 def difference(value: float, interval: Sequence[float], form: str = ".4f") -> str:
@@ -119,14 +120,20 @@ def policy() -> str:
     kinds = ", ".join(f"{group['group'].replace('_', ' ')} {group['mean_budget']:.1f}" for group in groups)
     table = markdown_table([f"the policy's LPIPS of {arms['policy']['lpips']:.3f} against", "better by"], rows)
     correlation = study["correlations"]["policy, webp_bytes"]
-    return (
-        f"On {study['n']:,} held-out images, at the mean of {study['mean_budget']:.1f} codes that the policy chooses "
-        "by itself; the whole [study](docs/study/study.md) is one command. The intervals of 95 % are over the images: "
-        f"the {study['seeds']} seeds are averaged first, and the bias that brings every arm to this mean is set "
-        f"before the bootstrap, so neither is in them.\n\n{table}\n\nIn PSNR one budget for all differs from the "
-        f"policy by {uniform} dB. Mean budgets by kind: {kinds}. Their rank correlation with the "
-        f"size of the WebP file is {correlation:.2f}. {weighting(study)} {heads()}"
+    return of_another(study["model"], "studied") + (
+        f"On {study['n']:,} held-out images, at the mean of {study['mean_budget']:.1f} codes "
+        "that the policy chooses by itself; the whole [study](docs/study/study.md) is one command. The intervals of "
+        f"95 % are over the images: the {study['seeds']} seeds are averaged first, and the bias that brings every arm "
+        f"to this mean is set before the bootstrap, so neither is in them.\n\n{table}\n\nIn "
+        f"PSNR one budget for all differs from the policy by {uniform} dB. Mean budgets by kind: {kinds}. Their rank "
+        f"correlation with the size of the WebP file is {correlation:.2f}. {weighting(study)} {heads()}"
     )
+
+
+def of_another(model: str, verb: str) -> str:
+    """Says so where figures are of another checkpoint than the shipped one."""
+    shipped = checkpoint_name(shipped_folder())
+    return "" if model == shipped else f"Of `{model}`, which shipped before; `{shipped}` has not been {verb} yet. "
 
 
 def weighting(study: dict) -> str:
@@ -157,7 +164,8 @@ def heads() -> str:
 
 def speed() -> str:
     """Where the time goes, as ratios within one run."""
-    bench, full_budget = read_json(BENCH), shipped_config().num_latent_tokens
+    bench = read_json(BENCH)
+    full_budget = max(int(row["name"].split()[-1]) for row in bench["rows"] if row["name"].startswith("plain decode"))
     shown = ["encode", "policy alone", "search of budgets"]
     shown += [f"decode uniform {budget}" for budget in (bench["mean_budget"], full_budget)]
     shown += ["decode mixed, grouped", "decode mixed, masked", "plain encode"]
@@ -169,7 +177,7 @@ def speed() -> str:
     ]
     table = markdown_table(["call", "ms a batch", "ratio", "of the matmul ceiling"], rows)
     search = bench["yardsticks"]["search_over_encode"]
-    return (
+    return of_another(bench["model"], "timed") + (
         f"`OMP_NUM_THREADS={bench['num_threads']} adatok bench --out docs/bench.json` ({bench['device']}), batches "
         f"of {bench['batch_size']}, medians of one run; the ratios are what travels to other machines. "
         f"`plain` is a ViT of equal size.\n\n{table}\n\n"
@@ -259,7 +267,7 @@ def grid_command(config: AdaTokConfig) -> list[str]:
     """Makes the grid of forced budgets: each twice the one before, up to all codes."""
     budgets = [config.num_latent_tokens // 2**power for power in (3, 2, 1, 0)]
     shown = "adatok_hf/samples/{" + ",".join(GRID_SAMPLES) + "}*"
-    return ["adatok", "reconstruct", shown, "--budgets", ",".join(map(str, budgets)), "--out", "docs"]
+    return ["adatok", "reconstruct", shown, "--budgets", ",".join(map(str, budgets)), "--out", "grid"]
 
 
 def main():

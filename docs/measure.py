@@ -20,6 +20,9 @@ from adatok_hf.generation.load_pipeline import load_pipeline
 from adatok_hf.model_card import model_card, read_license
 
 
+CARD_FIGURES = ("budget", "mean_budget", "rfid", "kid", "lpips", "psnr", "ssim")
+
+
 def run(*command: str | int | Path, processes: int = 1):
     """Runs a command of the package at the root of the repository; its own sentence says what went wrong."""
     words = [str(word) for word in command]
@@ -39,9 +42,9 @@ def measure_tokenizer(
     """
     config = AdaTokConfig.from_pretrained(tokenizer)
     step = config.budgets[0] // 2
-    budgets = ",".join(str(budget) for budget in range(step, config.num_latent_tokens + 1, step))
+    between = ",".join(str(budget) for budget in range(step, config.num_latent_tokens + 1, step))
     train, validation, adaptive = work / "tables" / "train", work / "tables" / "validation", work / tokenizer.name
-    for split, table in ((train_split, train), ("validation", validation)):
+    for split, table, budgets in ((train_split, train, "all"), ("validation", validation, between)):
         images = ["--data", data, "--split", split]
         run("reward-table", "--model", tokenizer, *images, "--budgets", budgets, "--out", table, processes=processes)
     if not (adaptive / "metrics.json").is_file():
@@ -64,8 +67,11 @@ def measure_tokenizer(
 def embed_tokenizer(checkpoint: Path, evaluation: dict):
     """Copies a checkpoint among the embedded ones, with the figures of its evaluation in metrics and card."""
     model, processor = load_checkpoint(checkpoint)
-    scalars = [{key: value for key, value in row.items() if not isinstance(value, list)} for row in evaluation["rows"]]
-    metrics = {**read_metrics(checkpoint), "rows": scalars}
+    rows = [{name: row[name] for name in CARD_FIGURES} for row in evaluation["rows"]]
+    for row in rows:
+        if row["budget"] != "auto":
+            del row["mean_budget"]  # every image's
+    metrics = {**read_metrics(checkpoint), "rows": rows}
     metrics["training"]["quality measured on"] = (
         f"{evaluation['num_images']:,} validation images, by `adatok evaluate`"
     )
@@ -75,13 +81,15 @@ def embed_tokenizer(checkpoint: Path, evaluation: dict):
 
 
 def draw_pictures():
-    """The grids of README, by the commands that stand under them."""
-    config = figures.shipped_config()
-    for samples, budgets in (
-        (figures.GRID_SAMPLES, figures.grid_command(config)[4]),
-        (figures.POLICY_SAMPLES, "auto"),
+    """The pictures of README, each the grid of the command that stands under it."""
+    forced = figures.grid_command(figures.shipped_config())[4]
+    for name, samples, budgets in (
+        ("grid", figures.GRID_SAMPLES, forced),
+        ("policy", figures.POLICY_SAMPLES, "auto"),
     ):
-        run("reconstruct", *figures.sample_files(samples), "--budgets", budgets, "--out", "docs")
+        with tempfile.TemporaryDirectory() as out:
+            run("reconstruct", *figures.sample_files(samples), "--budgets", budgets, "--out", out)
+            shutil.copyfile(Path(out) / "grid.png", ROOT / "docs" / f"{name}.png")
 
 
 def measure_generator(data: str, work: Path, recipe: str, variants: int):
@@ -127,7 +135,7 @@ def main():
     tokenizer.add_argument("tokenizer", type=Path, help="Its folder.")
     tokenizer.add_argument("--work", type=Path, default=Path("outputs/figures"), help="Where measurements are kept.")
     tokenizer.add_argument("--recipe", default="tiny-64", help="Recipe of the policy.")
-    tokenizer.add_argument("--train_split", default="train[:15872]", help="What the policy learns from.")
+    tokenizer.add_argument("--train_split", default="train[:8192]", help="What the policy learns from.")
     tokenizer.add_argument("--heads_steps", type=int, default=600, help="Steps of each arm of the study of the heads.")
     tokenizer.add_argument("--processes", type=int, default=1, help="That measure together, a CPU core or GPU each.")
     tokenizer.set_defaults(measure=measure_tokenizer)

@@ -191,7 +191,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
     {'default'}
     >>> model = on_top.merge_and_unload()
     >>> list(model.decoder.layers[0].mlp.fc1.lora_A)[:2]
-    ['budget_0004', 'budget_0008']
+    ['budget_0008', 'budget_0016']
 
     ```"""
 

@@ -34,7 +34,7 @@ def test_every_cell_runs(notebook, tmp_path, weights_dir, monkeypatch):
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
     printed = "".join(output.get("text", "") for output in outputs if output.get("name") == "stdout")
     before, after = map(float, re.search(r"before (\d+\.\d), after (\d+\.\d)", printed).groups())
-    assert 4 <= before <= 32 and 4 <= after <= 32 and before != after
+    assert 8 <= before <= 64 and 8 <= after <= 64 and before != after
     assert "model.safetensors" in printed
 
 

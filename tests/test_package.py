@@ -119,15 +119,15 @@ def test_default_checkpoint_is_in_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr(adatok_hf, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(ValueError, match="The embedded checkpoint is missing"):
         default_checkpoint()
-    folder = tmp_path / "checkpoints" / "adatok-tiny-64"
+    folder = tmp_path / "checkpoints" / "adatok-64" / "image_tokenizer"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     assert default_checkpoint() == str(folder)
     other = tmp_path / "checkpoints" / "tatok-tiny-64"
     other.mkdir()
-    assert checkpoints() == {folder.name: str(folder)}  # a folder without a model is none
+    assert checkpoints() == {"adatok-64": str(folder)}  # a folder without a model is none
     (other / "config.json").write_text("{}")
-    assert checkpoints() == {folder.name: str(folder), other.name: str(other)}
+    assert checkpoints() == {"adatok-64": str(folder), other.name: str(other)}
 
 
 LOADS_ALONE = """
@@ -179,7 +179,7 @@ def test_the_wheel_holds_one_package_with_its_data(wheel):
         ("conversion", "*.py"),
         ("adatok_hf/recipes", "*/*.yaml"),
         ("adatok_hf/samples", "*.webp"),
-        ("adatok_hf/checkpoints/adatok-tiny-64", "*"),
+        ("adatok_hf/checkpoints/adatok-64/image_tokenizer", "*"),
     ):
         files = [path.relative_to(ROOT).as_posix() for path in (ROOT / folder).glob(pattern) if path.is_file()]
         assert files
@@ -188,7 +188,7 @@ def test_the_wheel_holds_one_package_with_its_data(wheel):
 
 def test_the_checkpoint_of_the_wheel_is_complete(wheel, tmp_path):
     wheel.extractall(tmp_path)
-    folder = tmp_path / "adatok_hf" / "checkpoints" / "adatok-tiny-64"
+    folder = tmp_path / "adatok_hf" / "checkpoints" / "adatok-64" / "image_tokenizer"
     assert {path.name for path in folder.iterdir()} == FILES
     code = [path.name for path in folder.glob("*.py")]
     assert filecmp.cmpfiles(folder, MODELING, code, shallow=False) == (code, [], [])

@@ -149,7 +149,7 @@ def search_budgets(model: AdaTokModel, pixel_values: torch.Tensor, tolerance: fl
     >>> model = AdaTokModel.from_pretrained(default_checkpoint()).eval()
     >>> with torch.no_grad():
     ...     search_budgets(model, torch.zeros(1, 3, 64, 64), tolerance=1e6)
-    tensor([4])
+    tensor([8])
 
     ```"""
     image_codes = model.encode(pixel_values, budgets=model.config.num_latent_tokens).image_codes

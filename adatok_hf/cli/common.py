@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 from ..files import FULL, printable, remove_left_overs
@@ -17,7 +18,7 @@ def load_model(model: str | None, device: str | None, with_tatok: bool = False):
     from transformers.utils import logging
 
     from .. import default_checkpoint
-    from ..checkpoint import ANY_MODEL, AdaTokModel, load_checkpoint
+    from ..checkpoint import ANY_MODEL, AdaTokModel, checkpoint_name, load_checkpoint
     from ..codec.sequential_tatok import in_sequences
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,7 +29,21 @@ def load_model(model: str | None, device: str | None, with_tatok: bool = False):
     logging.disable_progress_bar()  # loading is quick, and standard error is for what went wrong
     path = model or default_checkpoint()
     network, processor = load_checkpoint(path, kinds=ANY_MODEL if with_tatok else (AdaTokModel,))
-    return in_sequences(network.eval().to(device)), model or Path(path).name, processor
+    return in_sequences(network.eval().to(device)), model or checkpoint_name(path), processor
+
+
+def start_processes(device: str | None) -> str | None:
+    """
+    Joins the processes of `accelerate launch` or `torchrun`, if that is how this one was started. Gives the device
+    asked for, else this process's own GPU where there are several processes.
+    """
+    import torch
+    from accelerate import PartialState
+
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    # The last process may have to wait long for the first one, so no short timeout.
+    state = PartialState(cpu=on_cpu, timeout=timedelta(days=2))
+    return str(state.device) if device is None and state.num_processes > 1 else device
 
 
 def cast_model(model, dtype: str | None, writes_codes: bool = False):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, prepare_folder, say
+from .common import load_model, prepare_folder, say, start_processes
 from .options import (
     AUTO,
     CostBiasOption,
@@ -59,7 +59,7 @@ def evaluate(
     that was cut off goes on where it stopped. The last line of the output is one JSON object.
     """
     from ..data import load_image_dataset
-    from ..evaluation.evaluate import METRICS, EvaluationSettings, fitting_metrics, start_processes
+    from ..evaluation.evaluate import METRICS, EvaluationSettings, fitting_metrics
     from ..evaluation.protocol import find_protocol
     from ..evaluation.quality import evaluate_checkpoint, format_table, last_line
 

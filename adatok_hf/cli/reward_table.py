@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, prepare_folder, say
+from .common import load_model, prepare_folder, say, start_processes
 from .options import AUTO, DataOption, DeviceOption, MaxImagesOption, ModelOption, WeightsOption, parse_budgets
 
 
@@ -27,7 +27,7 @@ def reward_table(
     from ..metrics.perceptual import load_lpips
 
     prepare_folder(out)
-    network, model_id, processor = load_model(model, device)
+    network, model_id, processor = load_model(model, start_processes(device))
     chosen = parse_budgets(budgets, network.config)
     if AUTO in chosen:
         raise ValueError("--budgets must be all, or budgets with commas between them; the policy plays no part here.")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 
-from ..checkpoint import model_hash
+from ..checkpoint import checkpoint_name, model_hash
 from ..data import load_image
 from ..metrics.perceptual import has_lpips, load_lpips
 from ..metrics.rate import whole_bytes
@@ -87,7 +87,7 @@ class Explorer:
         fingerprint = model_hash(codec.model)
         codec.model.to(fast_dtype(codec.model.device))
         network = load_lpips() if lpips and has_lpips() else None
-        name = Path(checkpoint).name if Path(checkpoint).is_dir() else str(checkpoint)
+        name = checkpoint_name(checkpoint) if Path(checkpoint).is_dir() else str(checkpoint)
         return cls(codec, name, fingerprint, network)
 
     @torch.inference_mode()

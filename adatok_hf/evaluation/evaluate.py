@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -378,19 +377,4 @@ def hash_weights(settings: EvaluationSettings, weights_dir: str | Path | None = 
     return weights
 
 
-def start_processes(device: str | None) -> str | None:
-    """
-    Joins the processes of `accelerate launch` or `torchrun`, if that is how this one was started.
-
-    Args:
-        device (`str`, *optional*): The device asked for.
-
-    Returns:
-        `str` or `None`: the device asked for, else this process's own GPU where there are several processes.
-    """
-    # The last process may have to wait long for the first one, so no short timeout.
-    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=2))
-    return str(state.device) if device is None and state.num_processes > 1 else device
-
-
-__all__ = ["EvaluationRun", "EvaluationSettings", "fitting_metrics", "hash_weights", "start_processes"]
+__all__ = ["EvaluationRun", "EvaluationSettings", "fitting_metrics", "hash_weights"]

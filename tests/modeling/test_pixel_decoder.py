@@ -36,7 +36,7 @@ SWITCHES = {"normalize_codes": False, "latent_batch_norm": False, "interleave_la
 MIXED = [4, 16, 8, 5, 1, 12]
 PAD = 64
 HEADS = ["budget_0004", "budget_0008", "budget_0016"]
-SHIPPED_HASH = "4d89403ce02fbd0d64ce3ce863392e56b761bea06be6c5a61855dca5c0aeb7ef"
+SHIPPED_HASH = "07ac22d60004f5986526d51ff914760534f41d31a50b012d180c18671e277c91"
 
 
 def make_model(**options) -> AdaTokModel:

@@ -121,13 +121,13 @@ def test_a_picture_gets_the_codes_the_budget_and_the_pixels_of_python(page, tmp_
         offer(page, file)
         with torch.inference_mode():
             inputs = processor(picture, return_tensors="pt")
-            full, chosen = model.encode(**inputs, budgets=32), model.encode(**inputs)
+            full, chosen = model.encode(**inputs, budgets=64), model.encode(**inputs)
             rebuilt = processor.post_process(model.decode(chosen).pixel_values)[0]
         seen = np.array(page.locator("#original").evaluate(PIXELS)).reshape(64, 64, 4)[..., :3]
         assert (seen == np.asarray(processor.post_process(inputs.pixel_values)[0])).all(), name
         codes = page.locator("#codes li").all_inner_texts()
         assert list(map(int, codes)) == full.image_codes[0].tolist(), name
-        assert f"The model keeps {chosen.budgets.item()} of 32" in page.locator("#verdict").inner_text()
+        assert f"The model keeps {chosen.budgets.item()} of 64" in page.locator("#verdict").inner_text()
         shown = np.array(page.locator("#rebuilt").evaluate(PIXELS)).reshape(64, 64, 4)[..., :3]
         assert np.abs(shown - np.asarray(rebuilt).astype(int)).max() <= 1, name
 
@@ -143,15 +143,15 @@ def test_a_visitor_drags_the_budget_and_lets_the_model_choose_again(page):
     for place in (0.6, 0.8, 0.9, 0.999):
         page.mouse.move(box["x"] + box["width"] * place, middle)
     page.mouse.up()
-    expected = f"You keep 32 of 32 tokens. The model would keep {chosen}."
+    expected = f"You keep 64 of 64 tokens. The model would keep {chosen}."
     playwright.expect(page.locator("#verdict")).to_have_text(expected, timeout=PATIENCE)
     assert page.locator("#rebuilt").evaluate(PIXELS) != before and page.locator("#codes .dropped").count() == 0
     page.locator("#policy button").first.click()
-    playwright.expect(page.locator("#verdict")).to_contain_text("You keep 4 of 32", timeout=PATIENCE)
-    assert page.locator("#bytes").inner_text() == "7 bytes"  # 4 codes of 12 bits and one of 8 budgets
+    playwright.expect(page.locator("#verdict")).to_contain_text("You keep 8 of 64", timeout=PATIENCE)
+    assert page.locator("#bytes").inner_text() == "13 bytes"  # 8 codes of 12 bits and one of 8 budgets
     page.locator("#follow").click()
     playwright.expect(page.locator("#verdict")).to_have_text(
-        f"The model keeps {chosen} of 32 tokens.", timeout=PATIENCE
+        f"The model keeps {chosen} of 64 tokens.", timeout=PATIENCE
     )
     assert page.locator("#rebuilt").evaluate(PIXELS) == before
 

@@ -66,10 +66,10 @@ def pixels(page) -> np.ndarray:
 
 def test_a_visitor_uploads_a_picture_and_drags_the_budget(visit, picture_file):
     page = visit()
-    assert re.search(r"The model keeps \d+ of 32 tokens: \d+ bytes, 0\.\d+ bits per pixel\.", verdict(page))
-    before = verdict(page)
+    assert re.search(r"The model keeps \d+ of 64 tokens: \d+ bytes, 0\.\d+ bits per pixel\.", verdict(page))
+    before = page.locator("#pair img").first.get_attribute("src")
     page.locator("#picture input[type=file]").set_input_files(picture_file)
-    playwright.expect(page.locator("#verdict p")).not_to_have_text(before, timeout=PATIENCE)
+    playwright.expect(page.locator("#pair img").first).not_to_have_attribute("src", before, timeout=PATIENCE)
     before = page.locator("#pair img").nth(1).get_attribute("src")
     slider = page.locator("#budget input[type=range]")
     slider.scroll_into_view_if_needed()
@@ -80,10 +80,10 @@ def test_a_visitor_uploads_a_picture_and_drags_the_budget(visit, picture_file):
     page.mouse.move(box["x"] + box["width"] * 0.5, middle, steps=5)
     page.mouse.move(box["x"] + box["width"] * 0.97, middle, steps=5)
     page.mouse.up()
-    wait_for_verdict(page, r"You keep (29|30|31|32) of 32 tokens: \d+ bytes.*The model would keep \d+")
+    wait_for_verdict(page, r"You keep (5[89]|6[0-4]) of 64 tokens: \d+ bytes.*The model would keep \d+")
     playwright.expect(page.locator("#pair img").nth(1)).not_to_have_attribute("src", before)
     page.locator("#strip button").nth(1).click()
-    wait_for_verdict(page, "keeps? 8 of 32 tokens")
+    wait_for_verdict(page, "keeps? 16 of 64 tokens")
 
 
 def test_sliders_move_by_keys(visit):
@@ -92,7 +92,7 @@ def test_sliders_move_by_keys(visit):
     budget = int(slider.input_value())
     slider.focus()
     page.keyboard.press("ArrowRight")
-    wait_for_verdict(page, f"You keep {budget + 1} of 32 tokens")
+    wait_for_verdict(page, f"You keep {budget + 1} of 64 tokens")
 
 
 def test_what_is_no_picture_is_said_in_the_page_and_the_page_goes_on(visit, picture_file, tmp_path):
@@ -101,7 +101,7 @@ def test_what_is_no_picture_is_said_in_the_page_and_the_page_goes_on(visit, pict
     page.locator("#picture input[type=file]").set_input_files(tmp_path / "letter.png")
     playwright.expect(page.get_by_text("letter.png is not an image file")).to_be_visible(timeout=PATIENCE)
     before = verdict(page)
-    page.get_by_role("button", name="Take the sample castle").click()
+    page.get_by_role("button", name="Take the sample sketch").click()
     playwright.expect(page.locator("#verdict p")).not_to_have_text(before, timeout=PATIENCE)
 
 

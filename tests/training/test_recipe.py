@@ -16,7 +16,7 @@ from adatok_hf.training.train_tokenizer import build_model
 
 CLASSES = [ModelArguments, DataArguments, ReconstructionTrainingArguments]
 SHIPPED = sorted(path.stem for path in RECIPES_DIR.glob("tokenizer/*.yaml"))
-TOKENIZERS = [name for name in SHIPPED if not name.endswith("-heads")]
+TOKENIZERS = [name for name in SHIPPED if not name.endswith(("-heads", "-decoder"))]
 MINIMAL = "output_dir: outputs\nuse_cpu: true\nreport_to: none\n"
 
 
@@ -46,6 +46,13 @@ def test_shipped_recipe_parses_and_builds_its_config(name):
     assert f"-{config.image_size}" in name and config.budgets[-1] == config.num_latent_tokens
     assert len(config.budgets) > 1 and arguments.max_steps > 0
     assert arguments.output_dir == f"outputs/{name}"
+
+
+def test_shipped_recipe_for_the_decoder_goes_on_where_that_of_the_whole_ends():
+    on_cpu = ["--use_cpu", "true", "--tf32", "false"]
+    model_arguments, _, arguments = parse_recipe("tokenizer", "tiny-64-decoder", on_cpu, CLASSES)
+    _, _, whole = parse_recipe("tokenizer", "tiny-64", on_cpu, CLASSES)
+    assert arguments.train_only == "decoder" and model_arguments.init_from == whole.output_dir
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if name.endswith("-heads")])
