@@ -156,15 +156,19 @@ class ReconstructionTrainingArguments(MuonTrainingArguments):
             raise ValueError(
                 f"train_only must be one of {', '.join(TRAINABLE_PARTS)}, or not given; got {self.train_only!r}."
             )
-        critic_start = self.adversarial_start - self.discriminator_warmup
         if self.adversarial_weight > 0 and self.discriminator_features:
-            if self.perceptual_weight <= 0 or critic_start < self.perceptual_start:
+            if self.perceptual_weight <= 0 or self.critic_start < self.perceptual_start:
                 raise ValueError(
                     "discriminator_features needs LPIPS at a weight above 0 and from the critic's first step on; got "
                     f"perceptual_weight={self.perceptual_weight} and perceptual_start={self.perceptual_start} where "
-                    f"the critic begins at step {critic_start}."
+                    f"the critic begins at step {self.critic_start}."
                 )
         super().__post_init__()
+
+    @property
+    def critic_start(self) -> int:
+        """Step at which the critic begins to train."""
+        return self.adversarial_start - self.discriminator_warmup
 
 
 ARGUMENT_CLASSES = (ModelArguments, DataArguments, ReconstructionTrainingArguments)

@@ -186,7 +186,7 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
                 views = self._perceptual_views(reconstruction, pixel_values)
                 components["perceptual"] = self.lpips(*views).float().mean()
             loss = loss + args.perceptual_weight * components["perceptual"]
-        if self.discriminator is not None and step >= args.adversarial_start - args.discriminator_warmup:
+        if self.discriminator is not None and step >= args.critic_start:
             fake, real = [reconstruction], [pixel_values]
             if args.discriminator_features:
                 maps = list(self._features)
@@ -222,8 +222,7 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: int | None = None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        first_step = self.args.adversarial_start - self.args.discriminator_warmup
-        if self.discriminator is not None and self.state.global_step >= first_step:
+        if self.discriminator is not None and self.state.global_step >= self.args.critic_start:
             self.add_measures({"discriminator": self._train_discriminator(*self._judged)})
         return loss
 

@@ -117,7 +117,7 @@ def test_critic_judges_better_with_training(make_trainer, pictures):
 FEATURES = {"discriminator_features": True, "perceptual_weight": 0.1}
 
 
-def test_features_critic_judges_what_lpips_sees(make_trainer, small_lpips, processor, pictures):
+def test_features_critic_judges_what_lpips_sees(make_trainer, small_lpips):
     trainer = make_trainer(**GAN | FEATURES, perceptual_crop=16)
     judged = []
     trainer.discriminator.register_forward_hook(lambda module, features, logits: judged.append(features))
