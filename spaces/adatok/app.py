@@ -123,24 +123,43 @@ def reconstruct(image: dict, cost_bias: float = explorer.config.cost_bias):
     makes the model thriftier, a negative one more generous. Returns the original as the model saw it, the
     reconstruction, and what it costs and how good it is.
     """
-    if not image or not image.get("path"):
-        return None, None, None
-    name = printable(Path(image.get("orig_name") or image["path"]).name)
-    (encoded,) = explorer.encode([image["path"]], [name])
+    encoded = encode(image)
+    if encoded is None:
+        return None, None
     ((seen, result),) = explorer.look(encoded, [explorer.choose(encoded, cost_bias)[0]])
-    return encoded, (once(encoded.original), once(seen.picture)), explorer.facts(encoded, result, cost_bias)
+    return (once(encoded.original), once(seen.picture)), explorer.facts(encoded, result, cost_bias)
 
 
 @plainly
 @on_gpu
-def climb(encoded: EncodedPicture | None, cost_bias: float):
-    """All that there is to see of a picture, once it has been encoded."""
+def show(image: dict | None, cost_bias: float):
+    """All that the page says of a new picture but for the candidates, which take their time."""
+    encoded = encode(image)
     if encoded is None:
-        return None, None, *[None] * 6, texts.notice(texts.NO_PICTURE), "", LIMIT
-    ladder = explorer.look(encoded, BUDGETS)
+        return None, [], *[None] * 6, texts.notice(texts.NO_PICTURE), "", LIMIT
+    return encoded, [], *view(encoded, [], explorer.choose(encoded, cost_bias)[0], cost_bias)
+
+
+def encode(image: dict | None) -> EncodedPicture | None:
+    if not image or not image.get("path"):
+        return None
+    name = printable(Path(image.get("orig_name") or image["path"]).name)
+    return explorer.encode([image["path"]], [name])[0]
+
+
+@plainly
+@on_gpu
+def climb(encoded: EncodedPicture | None, budget: int):
+    """
+    A picture at every candidate. Leaves alone what the visitor may have moved in the meantime: the budget, and what is
+    shown at it.
+    """
+    if encoded is None:
+        return None, [], None
+    *ladder, (_, marked) = explorer.look(encoded, [*BUDGETS, budget])
     strip = [(once(seen.picture), texts.quality(result)) for seen, result in ladder]
     points = [(result.budget, result.psnr) for _, result in ladder]
-    return strip, points, *view(encoded, points, explorer.choose(encoded, cost_bias)[0], cost_bias)
+    return strip, points, quality_chart(points, (budget, marked.psnr))
 
 
 @plainly
@@ -455,13 +474,10 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
     first = demo.load(lambda: FIRST_SAMPLE, None, image, **PRIVATE)
     # An upload changes a picture twice in Gradio's eyes, so what puts it there is listened to, not its change.
     # It comes as it was uploaded: the package opens it, with its own limits and its own words for errors.
-    for start, options in (
-        (image.input, {"api_name": "reconstruct", **MODEL_EVENT}),
-        (examples.load_input_event.success, PRIVATE),
-        (first.success, PRIVATE),
-    ):
-        event = start(reconstruct, [image, bias], [encoded, pair, facts], preprocess=False, **options)
-        event.success(climb, [encoded, bias], [strip, points, *views], show_progress="hidden", **PRIVATE)
+    for start in (image.input, examples.load_input_event.success, first.success):
+        event = start(show, [image, bias], [encoded, points, *views], preprocess=False, **PRIVATE)
+        event.success(climb, [encoded, budget], [strip, points, curve], show_progress="hidden", **PRIVATE)
+    gr.on([], reconstruct, [image, bias], [pair, facts], preprocess=False, api_name="reconstruct", **MODEL_EVENT)
     bias.input(choose, [encoded, points, bias], views, **LIVE)
     budget.input(force, [encoded, points, bias, budget], views[:-1], **LIVE)
     strip.select(force_candidate, [encoded, points, bias], views, **LIVE)

@@ -30,9 +30,9 @@ def app(monkeypatch, tiny_checkpoint):
 def test_the_encoder_runs_once_for_a_picture_whatever_is_done_with_it(app, picture_file):
     passes = []
     app["explorer"].codec.model.encoder.register_forward_hook(lambda *_: passes.append(1))
-    encoded, pair, facts = app["reconstruct"]({"path": str(picture_file), "orig_name": "halves.png"})
-    assert facts["image"] == "halves.png" and [picture.size for picture in pair] == [(32, 32)] * 2
-    strip, points, *view = app["climb"](encoded, 0.0)
+    encoded, _, pair, *_ = app["show"]({"path": str(picture_file), "orig_name": "halves.png"}, 0.0)
+    assert encoded.name == "halves.png" and [picture.size for picture in pair] == [(32, 32)] * 2
+    strip, points, _ = app["climb"](encoded, 5)
     assert [budget for budget, _ in points] == [4, 8, 16] and len(strip) == 3
     for budget in (1, 9, 16):
         assert f"{budget} of 16 tokens" in app["force"](encoded, points, 0.0, budget)[1]
@@ -40,22 +40,36 @@ def test_the_encoder_runs_once_for_a_picture_whatever_is_done_with_it(app, pictu
     app["play"](encoded)
     many, *_ = app["compare"]([str(picture_file)])
     app["sort"](many, 5.0)
-    assert len(passes) == 2  # reconstruct and compare
+    assert len(passes) == 2  # show and compare
+
+
+def test_the_candidates_leave_alone_what_a_visitor_has_moved_meanwhile(app, picture_file):
+    encoded, points, *view = app["show"]({"path": str(picture_file)}, 0.0)
+    assert points == [] and view[-1] == 16
+    forced = app["force"](encoded, points, 0.0, 5)
+    *_, curve = app["climb"](encoded, 5)
+    assert "marked are 5 tokens" in curve and "marked are 5 tokens" in forced[3]
+    outputs = {
+        component.elem_id
+        for component in next(event.outputs for event in app["demo"].fns.values() if event.name == "climb")
+    }
+    assert outputs.isdisjoint({"budget", "verdict", "pair"})
 
 
 def test_an_untrained_policy_keeps_everything_and_says_so(app, picture_file):
-    encoded, _, facts = app["reconstruct"]({"path": str(picture_file)})
+    *_, facts = app["reconstruct"]({"path": str(picture_file)})
     assert facts["budget"] == 16 and "policy" not in facts
-    assert "has not been trained" in app["climb"](encoded, 0.0)[4]
+    assert "has not been trained" in app["show"]({"path": str(picture_file)}, 0.0)[4]
 
 
 def test_a_policy_that_is_in_use_is_drawn(app, picture_file):
     app["explorer"].config.is_policy_trained = True
     with torch.no_grad():
         app["explorer"].codec.model.policy.fc2.bias.copy_(torch.tensor([0.0, 9.0, 0.0]))
-    encoded, _, facts = app["reconstruct"]({"path": str(picture_file)})
+    *_, facts = app["reconstruct"]({"path": str(picture_file)})
     assert facts["chosen_budget"] == 8 and facts["policy"]["8"] > 0.9
-    _, points, _, verdict, policy, curve, *_ = app["climb"](encoded, 0.0)
+    encoded, _, _, verdict, policy, *_, budget = app["show"]({"path": str(picture_file)}, 0.0)
+    _, points, curve = app["climb"](encoded, budget)
     assert "The model keeps <strong>8 of 16 tokens" in verdict and "<svg" in policy and "<svg" in curve
     forced, chosen = app["force"](encoded, points, 0.0, 5), app["choose"](encoded, points, 0.0)
     assert "The model would keep 8" in forced[1] and chosen[-1] == 8
@@ -75,8 +89,8 @@ def test_a_pipeline_that_cannot_be_loaded_is_said_in_one_sentence(app, monkeypat
 
 
 def test_names_of_files_are_no_html(app, picture_file):
-    encoded, *_ = app["reconstruct"]({"path": str(picture_file), "orig_name": "<img src=x onerror=alert(1)>.png"})
-    assert "<img src=x" not in "".join(filter(lambda part: isinstance(part, str), app["climb"](encoded, 0.0)))
+    shown = app["show"]({"path": str(picture_file), "orig_name": "<img src=x onerror=alert(1)>.png"}, 0.0)
+    assert "<img src=x" not in "".join(part for part in shown if isinstance(part, str))
 
 
 def test_the_front_matter_fits_what_is_tested():
