@@ -116,7 +116,7 @@ class AdaTokGeneratorTrainer(MuonTrainer, ResumableTrainer):
         return EqualLengthSampler(dataset["length"][:], together, self.args.data_seed or self.args.seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if num_items_in_batch is not None:
+        if num_items_in_batch is not None and model.training:
             # The mean over a batch would let a token of a small budget weigh more than one of a large budget.
             processes = self.args.world_size if self.args.average_tokens_across_devices else 1
             sequences = self.args.train_batch_size * self.args.gradient_accumulation_steps * processes

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from datasets import Dataset
@@ -131,9 +133,15 @@ def test_a_token_weighs_the_same_in_short_and_long_batches(make_trainer):
     ]
     assert (losses[1] / losses[0]).item() == pytest.approx(9 / 3)
     mean_targets = sum(random_sequences(40)["length"]) / 40 - 1
-    assert losses[0].item() == pytest.approx(
-        3 / mean_targets * torch.tensor(float(VOCABULARY.vocab_size)).log().item()
-    )
+    assert losses[0].item() == pytest.approx(3 / mean_targets * math.log(VOCABULARY.vocab_size))
+
+
+def test_evaluation_gives_the_loss_of_a_token_whatever_the_batch(make_trainer):
+    for batch_size in (2, 8):
+        trainer = make_trainer(per_device_eval_batch_size=batch_size)
+        with torch.no_grad():
+            trainer.model.lm_head.weight.zero_()
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(VOCABULARY.vocab_size), rel=1e-4)
 
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(make_trainer):
