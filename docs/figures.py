@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from adatok_hf import AdaTokConfig, checkpoints, default_checkpoint
+from transformers import AutoConfig
+
+from adatok_hf import AdaTokConfig, TaTokConfig, checkpoints, default_checkpoint
 from adatok_hf.checkpoint import checkpoint_name
 from adatok_hf.files import read_json
 from adatok_hf.metrics.rate import bits_per_pixel
@@ -20,7 +22,7 @@ STUDY = ROOT / "docs" / "study"
 BENCH = ROOT / "docs" / "bench.json"
 GENERATION = ROOT / "docs" / "generation.json"
 TRAINING_COST = ROOT / "docs" / "training_cost.json"
-PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md", "docs/scale.md")
+PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md", "docs/scale.md", "docs/tatok.md")
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
 POLICY_SAMPLES = ("06", "20", "23", "11", "21")
@@ -36,7 +38,7 @@ def zoo() -> str:
     """The embedded checkpoints, a line each, and what those without an evaluation are."""
     rows, notes = [], ""
     for name, folder in checkpoints().items():
-        config, metrics = AdaTokConfig.from_pretrained(folder), read_json(Path(folder) / "metrics.json")
+        config, metrics = AutoConfig.from_pretrained(folder), read_json(Path(folder) / "metrics.json")
         training, quality = metrics["training"], {row["budget"]: row for row in metrics["rows"]}
         wanted = (config.budgets[0], config.budgets[len(config.budgets) // 2 - 1], config.num_latent_tokens, "auto")
         shown = [quality[budget] for budget in wanted if budget in quality]
@@ -49,7 +51,7 @@ def zoo() -> str:
             [
                 f"`{name}` (embedded)",
                 str(config.image_size),
-                f"{config.budgets[0]} to {config.budgets[-1]} of {(config.codebook_size - 1).bit_length()} bits",
+                code_widths(config),
                 f"{training['parameters'] / 1e6:.1f} M",
                 images_seen(training),
                 "<br>".join(
@@ -61,6 +63,14 @@ def zoo() -> str:
         )
     header = ["checkpoint", "pixels", "codes", "parameters", "trained on", "codes: PSNR / LPIPS / rFID"]
     return markdown_table(header, rows) + notes
+
+
+def code_widths(config: AdaTokConfig | TaTokConfig) -> str:
+    """How many codes an image has, of how many bits each."""
+    if isinstance(config, TaTokConfig):
+        widths = [(size - 1).bit_length() for size in (config.global_codebook_size, config.patch_codebook_size)]
+        return f"{config.num_global_tokens} of {widths[0]} bits, up to {config.num_patches} of {widths[1]} with places"
+    return f"{config.budgets[0]} to {config.budgets[-1]} of {(config.codebook_size - 1).bit_length()} bits"
 
 
 def images_seen(training: dict) -> str:
@@ -205,6 +215,76 @@ def generation() -> str:
     )
 
 
+def tatok() -> str:
+    """Ways to choose patches at the same number of tokens, and both models at equal bits."""
+    study = read_json(STUDY / "tatok.json")
+    points = {row["arm"]: row for row in study["rows"]}
+    rows = []
+    for row in study["rows"]:
+        cells = [f"{row['mean_tokens']:.1f}", f"{row['bits']:.0f}", f"{row['lpips']:.4f}", f"{row['psnr']:.2f} dB"]
+        differences = ["", ""]
+        if row["against"] is not None:
+            other = points[row["against"]]
+            differences = [
+                difference(row["lpips"] - other["lpips"], row["ci"], "+.4f"),
+                difference(row["psnr"] - other["psnr"], row["psnr_ci"], "+.2f"),
+            ]
+        rows.append([row["arm"], *cells, row["against"] or "", *differences])
+    header = ["arm", "tokens", "bits", "LPIPS", "PSNR", "against", "LPIPS less its", "PSNR less its"]
+    return (
+        f"{study['n']:,} held-out images, 95 % intervals over the images; `{checkpoint_name(study['model'])}` against "
+        f"`{checkpoint_name(study['adatok'])}`, which was trained as long.\n\n{markdown_table(header, rows)}"
+    )
+
+
+def fixed() -> str:
+    """An adaptive tokenizer against those of one length, all trained alike."""
+    study = read_json(STUDY / "fixed.json")
+    settings, trainings = study["settings"], study["trainings"]
+    rows = []
+    for row in study["rows"]:
+        if row["share"] == 1:
+            length = f"{row['mean_budget']:.1f}" if row["budget"] == "mean" else f"{row['mean_budget']:.0f}, all"
+            cells = [f"{row['rfid']:.1f}" if "rfid" in row else "", f"{row['lpips']:.4f}", f"{row['psnr']:.2f} dB"]
+            rows.append([row["arm"], length, *cells, *against_fixed(row)])
+    header = [
+        "arm",
+        "codes",
+        "rFID",
+        "LPIPS",
+        "PSNR",
+        "LPIPS less that of fixed",
+        "by seed",
+        "PSNR less that of fixed",
+    ]
+    seconds = [each["cpu_seconds_per_step"] for each in trainings]
+    hours = sum(each["steps"] * each["cpu_seconds_per_step"] for each in trainings) / 3600
+    return (
+        f"{study['n']:,} held-out images, {settings['seeds']} seeds, {trainings[0]['steps']:,} steps each of "
+        f"{min(seconds):.2f} to {max(seconds):.2f} s, {hours:.1f} hours of a CPU core for all; 95 % intervals over the "
+        f"images.\n\n{markdown_table(header, rows)}\n\nAt the mean on the way, LPIPS less that of the fixed "
+        f"tokenizer after the same share of the training:\n\n{on_the_way(study)}"
+    )
+
+
+def against_fixed(row: dict) -> list[str]:
+    """What an arm has less than the fixed tokenizer of its length; nothing for that one itself."""
+    if row["ci"] is None:
+        return [""] * 3
+    seeds = ", ".join(f"{value:+.4f}" for value in row["by_seed"])
+    lpips = difference(row["lpips_minus_fixed"], row["ci"], "+.4f")
+    return [lpips, seeds, difference(row["psnr_minus_fixed"], row["psnr_ci"], "+.2f")]
+
+
+def on_the_way(study: dict) -> str:
+    """How the differences to the fixed tokenizer change as training goes on."""
+    compared = [row for row in study["rows"] if row["budget"] == "mean" and row["ci"] is not None]
+    shares = sorted({row["share"] for row in compared})
+    at = {(row["arm"], row["share"]): difference(row["lpips_minus_fixed"], row["ci"], "+.4f") for row in compared}
+    rows = [[arm, *(at[arm, share] for share in shares)] for arm in dict.fromkeys(row["arm"] for row in compared)]
+    return markdown_table(["arm", *(f"{share:.0%}" for share in shares)], rows)
+
+
 def training_cost() -> str:
     """What the recipes for 256 px take: counted, computed, and measured where it was."""
     result = read_json(TRAINING_COST)
@@ -238,7 +318,7 @@ def training_cost() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    block.__name__: block for block in (zoo, grid, quality, policy, speed, generation, training_cost)
+    block.__name__: block for block in (zoo, grid, quality, policy, speed, generation, tatok, fixed, training_cost)
 }
 
 

@@ -8,16 +8,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import figures
 from figures import BENCH, CHECKPOINTS, GENERATION, ROOT, STUDY
 
-from adatok_hf import AdaTokConfig, default_checkpoint
-from adatok_hf.checkpoint import copy_checkpoint, load_checkpoint, read_metrics
-from adatok_hf.files import read_json, write_json
+from adatok_hf import AdaTokConfig, TaTokConfig, default_checkpoint
+from adatok_hf.checkpoint import ANY_MODEL, copy_checkpoint, load_checkpoint, read_metrics
+from adatok_hf.files import parse_yaml, read_json, write_json
 from adatok_hf.generation.load_pipeline import load_pipeline
 from adatok_hf.model_card import model_card, read_license
+from adatok_hf.training.recipe import find_recipe
 
 
 CARD_FIGURES = ("budget", "mean_budget", "rfid", "kid", "lpips", "psnr", "ssim")
@@ -53,7 +55,7 @@ def measure_tokenizer(
     images = ["--data", data, "--split", "validation", "--codecs", "jpeg,webp,avif"]
     run("evaluate", "--model", adaptive, *images, "--out", work / "evaluation", processes=processes)
     evaluation = read_json(work / "evaluation" / "results.json")
-    embed_tokenizer(adaptive, evaluation)
+    embed_tokenizer(adaptive, evaluation, CHECKPOINTS / adaptive.name / "image_tokenizer")
     shutil.copyfile(work / "evaluation" / "quality.png", ROOT / "docs" / "quality.png")
     if read_json(STUDY / "study.json")["model_hash"] != evaluation["model_hash"]:
         tables = ["--reward-table", train, "--eval-reward-table", validation]
@@ -64,9 +66,9 @@ def measure_tokenizer(
     draw_pictures()
 
 
-def embed_tokenizer(checkpoint: Path, evaluation: dict):
+def embed_tokenizer(checkpoint: Path, evaluation: dict, folder: Path):
     """Copies a checkpoint among the embedded ones, with the figures of its evaluation in metrics and card."""
-    model, processor = load_checkpoint(checkpoint)
+    model, processor = load_checkpoint(checkpoint, kinds=ANY_MODEL)
     rows = [{name: row[name] for name in CARD_FIGURES} for row in evaluation["rows"]]
     for row in rows:
         if row["budget"] != "auto":
@@ -76,8 +78,38 @@ def embed_tokenizer(checkpoint: Path, evaluation: dict):
         f"{evaluation['num_images']:,} validation images, by `adatok evaluate`"
     )
     card = model_card(model.config, checkpoint.name, metrics, license=read_license(checkpoint))
-    folder = CHECKPOINTS / checkpoint.name / "image_tokenizer"
     copy_checkpoint(checkpoint, folder, model, processor, metrics=metrics, card=card)
+
+
+def measure_tatok(data: str, work: Path, recipe: str, mean_tokens: int):
+    """
+    Trains a TaTok, and an AdaTok on as many images, with decoders of one size; calibrates, evaluates and studies the
+    first beside the second, and embeds it. What has been made in `work` is not made again.
+    """
+    tatok, twin, calibrated = work / "trained", work / "adatok-as-long", work / f"tatok-{recipe}"
+    images = ["--data", data, "--eval-data", data]
+    for stage, folder, overrides in (("tatok", tatok, []), ("tokenizer", twin, as_long(recipe))):
+        if not (folder / "metrics.json").is_file():
+            run("train", stage, "--recipe", recipe, *images, *overrides, "--output-dir", folder)
+    if not calibrated.is_dir():
+        choice = ["--mean-budget", mean_tokens, "--max-images", 4096]
+        run("calibrate", *choice, "--data", data, "--model", tatok, "--out", calibrated)
+    config = TaTokConfig.from_pretrained(calibrated)
+    budgets = [config.num_global_tokens, config.num_latent_tokens // 3, config.num_latent_tokens]
+    images = ["--data", data, "--split", "validation"]
+    every = ",".join(map(str, ("auto", *budgets)))
+    run("evaluate", "--model", calibrated, *images, "--budgets", every, "--out", work / "evaluation")
+    embed_tokenizer(calibrated, read_json(work / "evaluation" / "results.json"), CHECKPOINTS / calibrated.name)
+    models = ["--model", calibrated, "--adatok", twin, "--tokens", mean_tokens]
+    run("study", "tatok", *models, *images, "--max-images", 1024, "--out", STUDY)
+    shown = ["--budgets", ",".join(map(str, (budgets[0], mean_tokens, *budgets[1:])))]
+    draw_grid("tatok", figures.GRID_SAMPLES, *shown, "--model", CHECKPOINTS / calibrated.name)
+
+
+def as_long(recipe: str) -> list[str]:
+    """What gives the AdaTok of a recipe the decoder, the optimizer and the training of the TaTok of that name."""
+    tatok, adatok = (parse_yaml(find_recipe(stage, recipe).read_text(), recipe) for stage in ("tatok", "tokenizer"))
+    return [word for key in tatok.keys() & adatok.keys() for word in (f"--{key}", str(tatok[key]))]
 
 
 def draw_pictures():
@@ -87,9 +119,14 @@ def draw_pictures():
         ("grid", figures.GRID_SAMPLES, forced),
         ("policy", figures.POLICY_SAMPLES, "auto"),
     ):
-        with tempfile.TemporaryDirectory() as out:
-            run("reconstruct", *figures.sample_files(samples), "--budgets", budgets, "--out", out)
-            shutil.copyfile(Path(out) / "grid.png", ROOT / "docs" / f"{name}.png")
+        draw_grid(name, samples, "--budgets", budgets)
+
+
+def draw_grid(name: str, samples: Sequence[str], *options: str | Path):
+    """A picture of docs: the grid that `adatok reconstruct` makes of some samples."""
+    with tempfile.TemporaryDirectory() as out:
+        run("reconstruct", *figures.sample_files(samples), *options, "--out", out)
+        shutil.copyfile(Path(out) / "grid.png", ROOT / "docs" / f"{name}.png")
 
 
 def measure_generator(data: str, work: Path, recipe: str, variants: int):
@@ -144,6 +181,11 @@ def main():
     generator.add_argument("--recipe", default="tiny-64", help="Recipe of the generators.")
     generator.add_argument("--variants", type=int, default=4, help="Crops of each image that they learn from.")
     generator.set_defaults(measure=measure_generator)
+    tatok = commands.add_parser("tatok", help="A TaTok, beside an AdaTok that is trained as long.")
+    tatok.add_argument("--work", type=Path, default=Path("outputs/tatok"), help="Where all is kept.")
+    tatok.add_argument("--recipe", default="tiny-64", help="Recipe of both.")
+    tatok.add_argument("--mean_tokens", type=int, default=14, help="That the filter keeps on average.")
+    tatok.set_defaults(measure=measure_tatok)
     arguments = vars(parser.parse_args())
     arguments.pop("measure")(**arguments)
 
