@@ -261,8 +261,8 @@ def fixed() -> str:
     hours = sum(each["steps"] * each["cpu_seconds_per_step"] for each in trainings) / 3600
     return (
         f"{study['n']:,} held-out images, {settings['seeds']} seeds, {trainings[0]['steps']:,} steps each of "
-        f"{min(seconds):.2f} to {max(seconds):.2f} s, {hours:.1f} hours of a CPU core for all; 95 % intervals over the "
-        f"images.\n\n{markdown_table(header, rows)}\n\nAt the mean on the way, LPIPS less that of the fixed "
+        f"{min(seconds):.2f} to {max(seconds):.2f} s, {hours:.1f} hours of a CPU core for all; 95 % intervals over "
+        f"the images.\n\n{markdown_table(header, rows)}\n\nAt the mean on the way, LPIPS less that of the fixed "
         f"tokenizer after the same share of the training:\n\n{on_the_way(study)}"
     )
 
