@@ -246,7 +246,7 @@ def fixed() -> str:
         if row["share"] == 1:
             length = f"{row['mean_budget']:.1f}" if row["budget"] == "mean" else f"{row['mean_budget']:.0f}, all"
             cells = [f"{row['rfid']:.1f}" if "rfid" in row else "", f"{row['lpips']:.4f}", f"{row['psnr']:.2f} dB"]
-            rows.append([row["arm"], length, *cells, *against_fixed(row)])
+            rows.append([row["arm"], length, *cells, *against(row)])
     header = [
         "arm",
         "codes",
@@ -257,6 +257,7 @@ def fixed() -> str:
         "by seed",
         "PSNR less that of fixed",
     ]
+    header += ["LPIPS less that of adaptive"]
     seconds = [each["cpu_seconds_per_step"] for each in trainings]
     hours = sum(each["steps"] * each["cpu_seconds_per_step"] for each in trainings) / 3600
     return (
@@ -267,20 +268,26 @@ def fixed() -> str:
     )
 
 
-def against_fixed(row: dict) -> list[str]:
-    """What an arm has less than the fixed tokenizer of its length; nothing for that one itself."""
-    if row["ci"] is None:
-        return [""] * 3
-    seeds = ", ".join(f"{value:+.4f}" for value in row["by_seed"])
-    lpips = difference(row["lpips_minus_fixed"], row["ci"], "+.4f")
-    return [lpips, seeds, difference(row["psnr_minus_fixed"], row["psnr_ci"], "+.2f")]
+def against(row: dict) -> list[str]:
+    """What an arm has less than the fixed tokenizer of its length and than the adaptive one; nothing for itself."""
+    fixed, adaptive, cells = row["minus_fixed"], row["minus_adaptive"], [""] * 4
+    if fixed is not None:
+        seeds = ", ".join(f"{value:+.4f}" for value in fixed["by_seed"])
+        lpips = difference(fixed["lpips"], fixed["ci"], "+.4f")
+        cells[:3] = [lpips, seeds, difference(fixed["psnr"], fixed["psnr_ci"], "+.2f")]
+    if adaptive is not None:
+        cells[3] = difference(adaptive["lpips"], adaptive["ci"], "+.4f")
+    return cells
 
 
 def on_the_way(study: dict) -> str:
     """How the differences to the fixed tokenizer change as training goes on."""
-    compared = [row for row in study["rows"] if row["budget"] == "mean" and row["ci"] is not None]
+    compared = [row for row in study["rows"] if row["budget"] == "mean" and row["minus_fixed"] is not None]
     shares = sorted({row["share"] for row in compared})
-    at = {(row["arm"], row["share"]): difference(row["lpips_minus_fixed"], row["ci"], "+.4f") for row in compared}
+    at = {
+        (row["arm"], row["share"]): difference(row["minus_fixed"]["lpips"], row["minus_fixed"]["ci"], "+.4f")
+        for row in compared
+    }
     rows = [[arm, *(at[arm, share] for share in shares)] for arm in dict.fromkeys(row["arm"] for row in compared)]
     return markdown_table(["arm", *(f"{share:.0%}" for share in shares)], rows)
 

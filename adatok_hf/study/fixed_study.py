@@ -198,10 +198,11 @@ def run_fixed_study(
     Returns:
         `dict`: what `out/fixed.json` holds: `settings`, `n` (held-out images), `trainings` with `arm`, `seed`, `steps`
         and `cpu_seconds_per_step`, and `rows`. Each has `arm`, `share` of the training, `budget` (the mean or the full
-        length), `mean_budget`, `lpips`, `psnr`, means over images and seeds, and the difference of both to the fixed
-        tokenizer of that length on the same images, with 95 % bootstrap intervals over images and the differences of
-        each seed: `lpips_minus_fixed`, `ci`, `by_seed`, `psnr_minus_fixed`, `psnr_ci`; `None` for the fixed one
-        itself, or without it. With Inception those at the end and at the mean have `rfid`, the mean over the seeds.
+        length), `mean_budget`, `lpips`, `psnr`, means over images and seeds, and the differences on the same images to
+        the fixed tokenizer of that length, `minus_fixed`, and to the adaptive one at one budget for all,
+        `minus_adaptive`: `lpips` and `psnr` with 95 % bootstrap intervals over images, `ci` and `psnr_ci`, and the
+        differences in LPIPS of each seed, `by_seed`; `None` for that one itself, or without it. With Inception those
+        at the end and at the mean have `rfid`, the mean over the seeds.
         `groups` has the LPIPS differences at the end and at the mean by kind of image.
 
     Raises:
@@ -337,9 +338,7 @@ def compare(
         found = {arm: parts for (arm, at), parts in tables.items() if at == share}
         at_mean, at_full = arms_of(found, scores.get(share, []), settings.fixed_budget)
         for budget, arms, fixed in (("mean", at_mean, FIXED_MEAN), ("full", at_full, FIXED_FULL)):
-            rows += [
-                {"share": share, "budget": budget} | row for row in _rows(arms, arms.get(fixed), fixed, resamples)
-            ]
+            rows += [{"share": share, "budget": budget} | row for row in _rows(arms, fixed, resamples)]
         if share == 1.0 and FIXED_MEAN in at_mean:
             kinds = np.array(next(iter(found.values()))[0].groups)
             groups = _groups(at_mean, kinds, resamples)
@@ -365,24 +364,30 @@ def arms_of(
     return at_mean, at_full
 
 
-def _rows(arms: dict[str, list[Arm]], fixed: list[Arm] | None, fixed_name: str, resamples: int) -> list[dict]:
+def _rows(arms: dict[str, list[Arm]], fixed_name: str, resamples: int) -> list[dict]:
     rows = []
     for name, seeds in arms.items():
         row = {"arm": name, "seeds": len(seeds)}
         row |= {key: float(np.mean([one.point()[key] for one in seeds])) for key in ("mean_budget", "lpips", "psnr")}
-        row |= dict.fromkeys(("lpips_minus_fixed", "ci", "by_seed", "psnr_minus_fixed", "psnr_ci"))
-        if fixed is not None and name != fixed_name:
-            differences = {key: _difference(seeds, fixed, key) for key in ("lpips", "psnr")}
-            sampled = resampled_means({key: values.mean(axis=0) for key, values in differences.items()}, resamples)
-            row |= {
-                "lpips_minus_fixed": float(differences["lpips"].mean()),
-                "ci": interval(sampled["lpips"]),
-                "by_seed": differences["lpips"].mean(axis=1).tolist(),
-                "psnr_minus_fixed": float(differences["psnr"].mean()),
-                "psnr_ci": interval(sampled["psnr"]),
-            }
+        for word, other in (("fixed", fixed_name), ("adaptive", UNIFORM)):
+            row[f"minus_{word}"] = None
+            if other in arms and name != other:
+                row[f"minus_{word}"] = _compare(seeds, arms[other], resamples)
         rows.append(row)
     return rows
+
+
+def _compare(arm: list[Arm], other: list[Arm], resamples: int) -> dict:
+    """Means over images and seeds of the differences, and their intervals."""
+    differences = {key: _difference(arm, other, key) for key in ("lpips", "psnr")}
+    sampled = resampled_means({key: values.mean(axis=0) for key, values in differences.items()}, resamples)
+    return {
+        "lpips": float(differences["lpips"].mean()),
+        "ci": interval(sampled["lpips"]),
+        "by_seed": differences["lpips"].mean(axis=1).tolist(),
+        "psnr": float(differences["psnr"].mean()),
+        "psnr_ci": interval(sampled["psnr"]),
+    }
 
 
 def _difference(arm: list[Arm], other: list[Arm], key: str) -> np.ndarray:
@@ -418,9 +423,9 @@ def format_fixed_table(result: dict) -> str:
     lines = [("arm", "share", "budget", "mean", "PSNR (dB)", "LPIPS", "LPIPS minus fixed", "PSNR minus fixed")]
     for row in result["rows"]:
         lpips = psnr = "-"
-        if row["ci"] is not None:
-            lpips = f"{row['lpips_minus_fixed']:+.4f} [{row['ci'][0]:+.4f}, {row['ci'][1]:+.4f}]"
-            psnr = f"{row['psnr_minus_fixed']:+.2f} [{row['psnr_ci'][0]:+.2f}, {row['psnr_ci'][1]:+.2f}]"
+        if (less := row["minus_fixed"]) is not None:
+            lpips = "{:+.4f} [{:+.4f}, {:+.4f}]".format(less["lpips"], *less["ci"])
+            psnr = "{:+.2f} [{:+.2f}, {:+.2f}]".format(less["psnr"], *less["psnr_ci"])
         line = (row["arm"], f"{row['share']:g}", row["budget"], f"{row['mean_budget']:.1f}")
         lines.append((*line, f"{row['psnr']:.2f}", f"{row['lpips']:.4f}", lpips, psnr))
     return (

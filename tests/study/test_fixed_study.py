@@ -86,22 +86,23 @@ def test_every_arm_stands_at_the_mean_and_at_the_full_length(finished):
     assert {row["mean_budget"] for row in rows(result, budget="full").values()} == {16}
 
 
-def test_differences_are_those_of_the_means(finished):
+@pytest.mark.parametrize("word, other", [("fixed", FIXED_MEAN), ("adaptive", UNIFORM)])
+def test_differences_are_those_of_the_means(finished, word, other):
     found = rows(finished[0], share=1.0, budget="mean")
+    assert found[other][f"minus_{word}"] is None
     for name, row in found.items():
-        if name == FIXED_MEAN:
-            assert row["ci"] is row["lpips_minus_fixed"] is None
-        else:
-            assert row["lpips_minus_fixed"] == pytest.approx(row["lpips"] - found[FIXED_MEAN]["lpips"])
-            assert row["ci"][0] <= row["lpips_minus_fixed"] <= row["ci"][1]
-            assert row["psnr_minus_fixed"] == pytest.approx(row["psnr"] - found[FIXED_MEAN]["psnr"])
+        if name != other:
+            less = row[f"minus_{word}"]
+            assert less["lpips"] == pytest.approx(row["lpips"] - found[other]["lpips"])
+            assert less["ci"][0] <= less["lpips"] <= less["ci"][1]
+            assert less["psnr"] == pytest.approx(row["psnr"] - found[other]["psnr"])
 
 
 def test_groups_add_up(finished):
     result, _ = finished
     groups = [group for group in result["groups"] if group["arm"] == POLICY]
     mean = np.average([g["lpips_minus_fixed"] for g in groups], weights=[g["n"] for g in groups])
-    assert mean == pytest.approx(rows(result, share=1.0, budget="mean")[POLICY]["lpips_minus_fixed"])
+    assert mean == pytest.approx(rows(result, share=1.0, budget="mean")[POLICY]["minus_fixed"]["lpips"])
 
 
 def test_it_reads_as_a_table(finished):
