@@ -27,7 +27,6 @@ from .options import (
 
 def evaluate_generation(
     context: typer.Context,
-    generator: GeneratorOption,
     data: DataOption,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results.json and finished parts go.")],
     split: Annotated[str, typer.Option(help="Split of the data.")] = "validation",
@@ -43,6 +42,7 @@ def evaluate_generation(
     max_images: MaxImagesOption = None,
     kid_subset_size: Annotated[int, typer.Option(min=2, help="Images of a subset in KID.")] = 1000,
     batch_size: Annotated[int, typer.Option(min=1, help="Images written together.")] = 64,
+    generator: GeneratorOption = None,
     model: TokenizerOption = None,
     weights_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder with Inception; else ADATOK_WEIGHTS_DIR.")
@@ -56,6 +56,7 @@ def evaluate_generation(
     import torch
     from transformers.utils import logging
 
+    from .. import default_generator
     from ..data import load_image_dataset
     from ..evaluation.generation import GenerationSettings, format_table
     from ..evaluation.generation import evaluate_generation as evaluate
@@ -74,6 +75,7 @@ def evaluate_generation(
         batch_size=batch_size,
         kid_subset_size=kid_subset_size,
     )
+    generator = generator or default_generator()
     prepare_folder(out)
     logging.disable_progress_bar()
     pipe = load_pipeline(generator, model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

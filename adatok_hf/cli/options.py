@@ -40,7 +40,11 @@ RecipeOption = Annotated[
     str, typer.Option(metavar="NAME_OR_PATH", help="A recipe of the package for this stage, or a YAML file.")
 ]
 GeneratorOption = Annotated[
-    str, typer.Option(metavar="PATH_OR_REPO", help="A pipeline, or a generator of `adatok train generator`.")
+    str | None,
+    typer.Option(
+        metavar="PATH_OR_REPO",
+        help="A pipeline, or a generator of `adatok train generator`; the embedded one if not given.",
+    ),
 ]
 TokenizerOption = Annotated[
     str | None,

@@ -100,12 +100,8 @@ def once(picture: Image.Image) -> Image.Image:
 
 def load_generator():
     """The pipeline, or `None` and a sentence that says what is missing."""
-    source = os.environ.get("ADATOK_PIPELINE")
-    embedded = getattr(adatok_hf, "default_pipeline", None)
-    if not source and embedded is None:
-        return None, "No generator ships with the package: name a pipeline's folder or repository by ADATOK_PIPELINE."
     try:
-        pipeline = load_pipeline(source or embedded())
+        pipeline = load_pipeline(os.environ.get("ADATOK_PIPELINE") or adatok_hf.default_pipeline())
     except (ImportError, ValueError) as error:
         return None, f"The generator could not be loaded: {error}"
     pipeline.set_progress_bar_config(disable=True)
