@@ -20,9 +20,10 @@ STUDY = ROOT / "docs" / "study"
 BENCH = ROOT / "docs" / "bench.json"
 GENERATION = ROOT / "docs" / "generation.json"
 TRAINING_COST = ROOT / "docs" / "training_cost.json"
-PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md", "docs/scale.md")
+PAGES = ("README.md", "docs/evaluation.md", "docs/scale.md")
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
+GENERATED_LABELS = ("emoji", "places/coast", "imagenette/parachute", "imagewoof/samoyed", "sketch/giraffe")
 POLICY_SAMPLES = ("06", "20", "23", "11", "21")
 
 
@@ -194,7 +195,9 @@ def generation() -> str:
     rows = []
     for name, report in reports.items():
         for row in report["rows"]:
-            images = f"generated, {name}" if row["images"] != "reconstructions" else f"reconstructions, {name}"
+            guidance, images = row["guidance_scale"], f"reconstructions, {name}"
+            if guidance is not None:
+                images = f"generated, {name}" + (f", guidance {guidance:g}" if guidance != 1 else "")
             rows.append([images, f"{row['mean_budget']:.1f}", f"{row['gfid']:.1f}", f"{row['kid']:.4f}"])
             rows[-1] += [f"{row['class_accuracy']:.1%}"]
     report = reports["adaptive"]
@@ -203,6 +206,11 @@ def generation() -> str:
         f"{report['num_images']:,} images of the validation classes each, against the {report['num_images']:,} real "
         f"ones, in which the classifier finds the class of {report['real_class_accuracy']:.1%}.\n\n{table}"
     )
+
+
+def generated() -> str:
+    """What the picture of generated images shows."""
+    return f"*The first eight of each class, none picked, with their budgets; by `{' '.join(generate_command())}`.*"
 
 
 def training_cost() -> str:
@@ -238,7 +246,7 @@ def training_cost() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    block.__name__: block for block in (zoo, grid, quality, policy, speed, generation, training_cost)
+    block.__name__: block for block in (zoo, grid, quality, policy, speed, generation, generated, training_cost)
 }
 
 
@@ -261,6 +269,12 @@ def sample_files(numbers: Sequence[str]) -> list[str]:
     """Sample pictures by their numbers, as paths from the root of the repository."""
     folder = ROOT / "adatok_hf" / "samples"
     return [str(path.relative_to(ROOT)) for number in numbers for path in sorted(folder.glob(f"{number}_*"))]
+
+
+def generate_command() -> list[str]:
+    """Makes the picture of generated images."""
+    labels = [word for label in GENERATED_LABELS for word in ("--label", label)]
+    return ["adatok", "generate", *labels, "-n", "8", "--guidance-scale", "2.5", "--seed", "0", "--out", "generated"]
 
 
 def grid_command(config: AdaTokConfig) -> list[str]:

@@ -13,7 +13,6 @@ from .options import (
     DataOption,
     DeviceOption,
     GeneratorOption,
-    GuidanceScaleOption,
     GuidanceScheduleOption,
     MaxImagesOption,
     TemperatureOption,
@@ -22,6 +21,7 @@ from .options import (
     TopPOption,
     parse_names,
     parse_numbers,
+    parse_reals,
 )
 
 
@@ -33,7 +33,9 @@ def evaluate_generation(
     budgets: Annotated[
         str, typer.Option(metavar="auto,N...", help="Budgets as drawn, and candidates for all images.")
     ] = AUTO,
-    guidance_scale: GuidanceScaleOption = 1.0,
+    guidance_scale: Annotated[
+        str, typer.Option(metavar="X,...", help="Above 1 the class shows more; 1 is none; 1,2.5 measures both.")
+    ] = "1",
     guidance_schedule: GuidanceScheduleOption = "constant",
     temperature: TemperatureOption = 1.0,
     top_k: TopKOption = 0,
@@ -66,7 +68,7 @@ def evaluate_generation(
     chosen = [AUTO if name == AUTO else parse_numbers(name, "--budgets")[0] for name in parse_names(budgets)]
     settings = GenerationSettings(
         budgets=tuple(chosen),
-        guidance_scale=guidance_scale,
+        guidance_scales=tuple(parse_reals(guidance_scale, "--guidance-scale")),
         guidance_schedule=guidance_schedule,
         temperature=temperature,
         top_k=top_k,

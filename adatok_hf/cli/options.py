@@ -72,6 +72,14 @@ def parse_numbers(text: str, option: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def parse_reals(text: str, option: str) -> list[float]:
+    """Reads numbers with commas between them; raises `ValueError` for anything else."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} must be numbers with commas between them, as 1,2.5; got {text!r}.") from None
+
+
 def parse_budgets(text: str, config) -> list[int | str]:
     """
     Reads budgets with commas between them; `all` stands for the candidates, `auto` for the policy's choice.

@@ -9,8 +9,6 @@ import pytest
 import torch
 import yaml
 
-import adatok_hf
-
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "spaces" / "adatok"
