@@ -69,6 +69,57 @@ def default_checkpoint() -> str:
     return checkpoints()[DEFAULT]
 
 
+def default_pipeline() -> str:
+    """
+    Path of the pipeline that comes with the package: the embedded checkpoint and a generator of its codes.
+
+    Returns:
+        `str`: a folder for `DiffusionPipeline.from_pretrained` with `trust_remote_code=True`, and for
+            [`~adatok_hf.generation.load_pipeline.load_pipeline`].
+
+    Raises:
+        `ValueError`: if this installation lacks it.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf import default_pipeline
+    >>> from adatok_hf.generation.load_pipeline import load_pipeline
+
+    >>> len(load_pipeline(default_pipeline()).class_names)
+    159
+
+    ```"""
+    folder = Path(default_checkpoint()).parent
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"The embedded pipeline is missing: {DEFAULT}; reinstall adatok-hf or name a pipeline.")
+    return str(folder)
+
+
+def default_generator() -> str:
+    """
+    Path of the generator in [`default_pipeline`].
+
+    Returns:
+        `str`: a folder for `AutoModelForCausalLM.from_pretrained`, which needs no code of this package.
+
+    Raises:
+        `ValueError`: if this installation lacks it.
+
+    Example:
+
+    ```python
+    >>> from transformers import AutoModelForCausalLM
+
+    >>> from adatok_hf import default_generator
+
+    >>> AutoModelForCausalLM.from_pretrained(default_generator()).config.model_type
+    'llama'
+
+    ```"""
+    return str(Path(default_pipeline()) / "transformer")
+
+
 def checkpoints() -> dict[str, str]:
     """
     All checkpoints that come with the package, those too that are part of a pipeline.
@@ -111,4 +162,6 @@ __all__ = [
     "TaTokPreTrainedModel",
     "checkpoints",
     "default_checkpoint",
+    "default_generator",
+    "default_pipeline",
 ]

@@ -23,9 +23,10 @@ BENCH = ROOT / "docs" / "bench.json"
 GENERATION = ROOT / "docs" / "generation.json"
 GENERATION_BENCH = ROOT / "docs" / "generation_bench.json"
 TRAINING_COST = ROOT / "docs" / "training_cost.json"
-PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md", "docs/scale.md", "docs/tatok.md")
+PAGES = ("README.md", "docs/evaluation.md", "docs/scale.md", "docs/tatok.md")
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
+GENERATED_LABELS = ("emoji", "places/coast", "imagenette/parachute", "imagewoof/samoyed", "sketch/giraffe")
 POLICY_SAMPLES = ("06", "20", "23", "11", "21")
 
 
@@ -205,7 +206,9 @@ def generation() -> str:
     rows = []
     for name, report in reports.items():
         for row in report["rows"]:
-            images = f"generated, {name}" if row["images"] != "reconstructions" else f"reconstructions, {name}"
+            guidance, images = row["guidance_scale"], f"reconstructions, {name}"
+            if guidance is not None:
+                images = f"generated, {name}" + (f", guidance {guidance:g}" if guidance != 1 else "")
             rows.append([images, f"{row['mean_budget']:.1f}", f"{row['gfid']:.1f}", f"{row['kid']:.4f}"])
             rows[-1] += [f"{row['class_accuracy']:.1%}"]
     report = reports["adaptive"]
@@ -378,6 +381,11 @@ def verdict(interval: Sequence[float], above: bool = False, other: str = "does n
     return "holds" if low > 0 else other if high < 0 else "cannot be decided"
 
 
+def generated() -> str:
+    """What the picture of generated images shows."""
+    return f"*The first eight of each class, none picked, with their budgets; by `{' '.join(generate_command())}`.*"
+
+
 def training_cost() -> str:
     """What the recipes for 256 px take: counted, computed, and measured where it was."""
     result = read_json(TRAINING_COST)
@@ -412,7 +420,7 @@ def training_cost() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     block.__name__: block
-    for block in (zoo, grid, quality, policy, speed, generation, tatok, fixed, claims, training_cost)
+    for block in (zoo, grid, quality, policy, speed, generation, generated, tatok, fixed, claims, training_cost)
 }
 
 
@@ -435,6 +443,12 @@ def sample_files(numbers: Sequence[str]) -> list[str]:
     """Sample pictures by their numbers, as paths from the root of the repository."""
     folder = ROOT / "adatok_hf" / "samples"
     return [str(path.relative_to(ROOT)) for number in numbers for path in sorted(folder.glob(f"{number}_*"))]
+
+
+def generate_command() -> list[str]:
+    """Makes the picture of generated images."""
+    labels = [word for label in GENERATED_LABELS for word in ("--label", label)]
+    return ["adatok", "generate", *labels, "-n", "8", "--guidance-scale", "2.5", "--seed", "0", "--out", "generated"]
 
 
 def grid_command(config: AdaTokConfig) -> list[str]:

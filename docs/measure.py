@@ -13,12 +13,13 @@ from pathlib import Path
 
 import figures
 from figures import BENCH, CHECKPOINTS, GENERATION, ROOT, STUDY
+from huggingface_hub import ModelCard
 
 from adatok_hf import AdaTokConfig, TaTokConfig, default_checkpoint
 from adatok_hf.checkpoint import ANY_MODEL, copy_checkpoint, load_checkpoint, read_metrics
 from adatok_hf.files import parse_yaml, read_json, write_json
 from adatok_hf.generation.load_pipeline import load_pipeline
-from adatok_hf.model_card import model_card, read_license
+from adatok_hf.model_card import CARD_NAME, model_card, read_license
 from adatok_hf.training.recipe import find_recipe
 
 
@@ -145,10 +146,14 @@ def measure_generator(data: str, work: Path, recipe: str, variants: int):
             sequences = ["--train_data", codes / "train", "--eval_data", codes / "validation"]
             run("train", "generator", "--recipe", recipe, *sequences, "--output_dir", generator)
         images = ["--data", data, "--split", "validation", "--out", work / name / "quality"]
+        images += ["--guidance-scale", "1,2.5"]
         run("evaluate-generation", "--generator", generator, *images, "--budgets", budgets)
         reports[name] = read_json(work / name / "quality" / "results.json")
     write_json(GENERATION, reports)
     embed_generator(work / "adaptive" / "generator", Path(default_checkpoint()))
+    with tempfile.TemporaryDirectory() as out:
+        run(*figures.generate_command()[1:-1], out)
+        shutil.copyfile(Path(out) / "grid.png", ROOT / "docs" / "generated.png")
 
 
 def embed_generator(generator: Path, tokenizer: Path):
@@ -160,6 +165,11 @@ def embed_generator(generator: Path, tokenizer: Path):
             home = Path(temporary) / name
             shutil.rmtree(home)
             shutil.copytree(source, home, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
+        card = ModelCard.load(Path(temporary) / "transformer" / CARD_NAME)
+        card.data.license = read_license(tokenizer)  # whose codes it writes
+        card.text = card.text.replace(f"# {generator.name}", f"# Generator of {tokenizer.parent.name}")
+        card.text = card.text.replace(f" --generator {generator.name} --model TOKENIZER", "")
+        card.save(Path(temporary) / "transformer" / CARD_NAME)
         shutil.copytree(temporary, tokenizer.parent, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True)
 
 

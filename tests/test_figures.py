@@ -68,9 +68,13 @@ def test_a_generator_makes_a_pipeline_of_the_folder_around_its_tokenizer(
     home = tmp_path / "adatok-some" / "image_tokenizer"
     shutil.copytree(tiny_checkpoint, home, ignore=shutil.ignore_patterns("*.py"))
     generator.save_pretrained(tmp_path / "generator")
+    (home / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     (tmp_path / "generator" / "metrics.json").write_text("{}")
+    (tmp_path / "generator" / "README.md").write_text("---\ntags: [adatok]\n---\n\n# generator\n")
     measure.embed_generator(tmp_path / "generator", home)
     assert (home.parent / "transformer" / "metrics.json").is_file() and not list(home.parent.rglob("*.py"))
+    card = (home.parent / "transformer" / "README.md").read_text()
+    assert "license: cc-by-4.0" in card and "# Generator of adatok-some" in card
     weights = "model.safetensors"
     assert (home / weights).read_bytes() == (tiny_checkpoint / weights).read_bytes()
     pipeline = load_pipeline(home.parent)

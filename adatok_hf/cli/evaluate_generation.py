@@ -13,7 +13,6 @@ from .options import (
     DataOption,
     DeviceOption,
     GeneratorOption,
-    GuidanceScaleOption,
     GuidanceScheduleOption,
     MaxImagesOption,
     TemperatureOption,
@@ -22,19 +21,21 @@ from .options import (
     TopPOption,
     parse_names,
     parse_numbers,
+    parse_reals,
 )
 
 
 def evaluate_generation(
     context: typer.Context,
-    generator: GeneratorOption,
     data: DataOption,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where results.json and finished parts go.")],
     split: Annotated[str, typer.Option(help="Split of the data.")] = "validation",
     budgets: Annotated[
         str, typer.Option(metavar="auto,N...", help="Budgets as drawn, and candidates for all images.")
     ] = AUTO,
-    guidance_scale: GuidanceScaleOption = 1.0,
+    guidance_scale: Annotated[
+        str, typer.Option(metavar="X,...", help="Above 1 the class shows more; 1 is none; 1,2.5 measures both.")
+    ] = "1",
     guidance_schedule: GuidanceScheduleOption = "constant",
     temperature: TemperatureOption = 1.0,
     top_k: TopKOption = 0,
@@ -43,6 +44,7 @@ def evaluate_generation(
     max_images: MaxImagesOption = None,
     kid_subset_size: Annotated[int, typer.Option(min=2, help="Images of a subset in KID.")] = 1000,
     batch_size: Annotated[int, typer.Option(min=1, help="Images written together.")] = 64,
+    generator: GeneratorOption = None,
     model: TokenizerOption = None,
     weights_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder with Inception; else ADATOK_WEIGHTS_DIR.")
@@ -56,6 +58,7 @@ def evaluate_generation(
     import torch
     from transformers.utils import logging
 
+    from .. import default_generator
     from ..data import load_image_dataset
     from ..evaluation.generation import GenerationSettings, format_table
     from ..evaluation.generation import evaluate_generation as evaluate
@@ -65,7 +68,7 @@ def evaluate_generation(
     chosen = [AUTO if name == AUTO else parse_numbers(name, "--budgets")[0] for name in parse_names(budgets)]
     settings = GenerationSettings(
         budgets=tuple(chosen),
-        guidance_scale=guidance_scale,
+        guidance_scales=tuple(parse_reals(guidance_scale, "--guidance-scale")),
         guidance_schedule=guidance_schedule,
         temperature=temperature,
         top_k=top_k,
@@ -74,6 +77,7 @@ def evaluate_generation(
         batch_size=batch_size,
         kid_subset_size=kid_subset_size,
     )
+    generator = generator or default_generator()
     prepare_folder(out)
     logging.disable_progress_bar()
     pipe = load_pipeline(generator, model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -22,7 +22,6 @@ ANY = "any"  # stands for the null class
 
 
 def generate(
-    generator: GeneratorOption,
     label: Annotated[
         list[str] | None, typer.Option(help="A class by name or number, or any; may be given several times.")
     ] = None,
@@ -36,6 +35,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Picture i gets seed + i.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures made together.")] = 64,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where grid.png and results.json go.")] = Path("generated"),
+    generator: GeneratorOption = None,
     model: TokenizerOption = None,
     device: DeviceOption = None,
 ):
@@ -45,10 +45,12 @@ def generate(
     import torch
     from transformers.utils import logging
 
+    from .. import default_generator
     from ..files import whole_file, write_json
     from ..generation.load_pipeline import load_pipeline
     from ..generation.sample_grid import draw_sample_grid
 
+    generator = generator or default_generator()
     prepare_folder(out)
     logging.disable_progress_bar()
     pipe = load_pipeline(generator, model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

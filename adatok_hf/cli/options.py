@@ -40,7 +40,11 @@ RecipeOption = Annotated[
     str, typer.Option(metavar="NAME_OR_PATH", help="A recipe of the package for this stage, or a YAML file.")
 ]
 GeneratorOption = Annotated[
-    str, typer.Option(metavar="PATH_OR_REPO", help="A pipeline, or a generator of `adatok train generator`.")
+    str | None,
+    typer.Option(
+        metavar="PATH_OR_REPO",
+        help="A pipeline, or a generator of `adatok train generator`; the embedded one if not given.",
+    ),
 ]
 TokenizerOption = Annotated[
     str | None,
@@ -66,6 +70,14 @@ def parse_numbers(text: str, option: str) -> list[int]:
     if not all(_is_number(part) and int(part) for part in parts):
         raise ValueError(f"{option} must be whole numbers from 1 with commas between them, as 1,8,32; got {text!r}.")
     return [int(part) for part in parts]
+
+
+def parse_reals(text: str, option: str) -> list[float]:
+    """Reads numbers with commas between them; raises `ValueError` for anything else."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{option} must be numbers with commas between them, as 1,2.5; got {text!r}.") from None
 
 
 def parse_budgets(text: str, config) -> list[int | str]:

@@ -32,8 +32,10 @@ class GenerationSettings:
 
     Args:
         budgets (`tuple[int | str, ...]`, *optional*): Candidate budgets for all images, and `"auto"` for those that
-            the generator draws. A row of the report for each.
-        guidance_scale, guidance_schedule, temperature, top_k, top_p: See [`CodeSampler`].
+            the generator draws.
+        guidance_scales (`tuple[float, ...]`, *optional*): See `guidance_scale` of [`CodeSampler`]. Each with each
+            budget is a row of the report.
+        guidance_schedule, temperature, top_k, top_p: See [`CodeSampler`].
         seed (`int`, *optional*, defaults to 0): Image i is drawn by the seed + i, at every budget.
         batch_size (`int`, *optional*, defaults to 64): Images written together.
         kid_subset_size (`int`, *optional*, defaults to 1000): Images of a subset in KID.
@@ -41,7 +43,7 @@ class GenerationSettings:
     """
 
     budgets: tuple[int | str, ...] = (AUTO,)
-    guidance_scale: float = 1.0
+    guidance_scales: tuple[float, ...] = (1.0,)
     guidance_schedule: str = "constant"
     temperature: float = 1.0
     top_k: int = 0
@@ -52,8 +54,8 @@ class GenerationSettings:
     images_per_part: int = 512
 
     def sampling(self) -> dict:
-        """The arguments of the pipeline."""
-        names = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "batch_size")
+        """The arguments of the pipeline, but for what differs from row to row."""
+        names = ("guidance_schedule", "temperature", "top_k", "top_p", "batch_size")
         return {name: getattr(self, name) for name in names}
 
 
@@ -85,18 +87,21 @@ def evaluate_generation(
 
     Returns:
         `dict`: under `rows`, for `reconstructions` of the real images by the tokenizer, which no generator beats by
-        much, and for each budget: `gfid`, `kid` with `kid_std`, `class_accuracy` in 0..1 (`None` without classes),
-        `mean_budget`, `n`. `real_class_accuracy` is that of the classifier on real images: a linear one on Inception
-        features, fitted to every other real image and measured on the rest.
+        much, and for each budget with each guidance: `gfid`, `kid` with `kid_std`, `class_accuracy` in 0..1 (`None`
+        without classes), `guidance_scale`, `mean_budget`, `n`. `real_class_accuracy` is that of the classifier on real
+        images: a linear one on Inception features, fitted to every other real image and measured on the rest.
 
     Raises:
-        `ValueError`: for too few images, a budget that is no candidate, classes that the generator does not know, or a
-            folder with another evaluation.
+        `ValueError`: for too few images, a budget that is no candidate, a negative guidance, classes that the
+            generator does not know, or a folder with another evaluation.
     """
     candidates = list(pipe.vocabulary.budgets)
     for budget in settings.budgets:
         if budget != AUTO and budget not in candidates:
             raise ValueError(f"The generator knows the budgets {candidates} and auto; got {budget}.")
+    for scale in settings.guidance_scales:
+        if not 0 <= scale < float("inf"):
+            raise ValueError(f"guidance_scale must be at least 0, and 1 for none; got {scale}.")
     if len(dataset) < min_images:
         raise ValueError(f"gFID needs at least {min_images:,} images; got {len(dataset):,}: name more.")
     units = _Units(pipe, dataset, Path(out), settings, inception.to(pipe.device), warn)
@@ -105,14 +110,16 @@ def evaluate_generation(
     statistics = _statistics(real["features"])
     classifier = _LinearClassifier(real["features"][::2], labels[::2]) if units.has_classes else None
     rows = []
-    for unit in (RECONSTRUCTIONS, *settings.budgets):
-        found = units.load(unit)
+    drawn = [(budget, scale) for budget in settings.budgets for scale in settings.guidance_scales]
+    for images, scale in ((RECONSTRUCTIONS, None), *drawn):
+        found = units.load(images, scale)
         kid, kid_std = kernel_distance(
             real["features"], found["features"], subset_size=settings.kid_subset_size, seed=KID_SEED
         )
         rows.append(
             {
-                "images": unit,
+                "images": images,
+                "guidance_scale": scale,
                 "mean_budget": found["budgets"].double().mean().item(),
                 "gfid": frechet_distance(statistics, _statistics(found["features"]), min_images=min_images),
                 "kid": kid,
@@ -122,7 +129,7 @@ def evaluate_generation(
             }
         )
     report = (facts or {}) | {
-        "settings": asdict(settings) | {"budgets": list(settings.budgets)},
+        "settings": json.loads(json.dumps(asdict(settings))),
         "num_images": len(labels),
         "skipped_images": len(dataset) - len(labels),
         "real_class_accuracy": classifier and classifier.accuracy(real["features"][1::2], labels[1::2]),
@@ -135,8 +142,8 @@ def evaluate_generation(
 
 class _Units:
     """
-    Features of the real images, of their reconstructions and of the images of a budget, measured part by part. The
-    real ones come first: `rows` are those that could be read.
+    Features of the real images, of their reconstructions and of the images of a budget and a guidance, measured part
+    by part. The real ones come first: `rows` are those that could be read.
     """
 
     def __init__(self, pipe, dataset, out: Path, settings: GenerationSettings, inception, warn):
@@ -156,7 +163,8 @@ class _Units:
     def _claim_folder(self):
         """Refuses to mix two evaluations in one folder."""
         settings = asdict(self.settings)
-        del settings["budgets"], settings["kid_subset_size"], settings["batch_size"]  # change no feature
+        for name in ("budgets", "guidance_scales", "kid_subset_size", "batch_size"):  # change no part
+            del settings[name]
         identity = {
             "tokenizer": model_hash(self.pipe.image_tokenizer),
             "generator": model_hash(self.pipe.transformer),
@@ -172,17 +180,18 @@ class _Units:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, identity)
 
-    def load(self, unit: int | str) -> dict[str, torch.Tensor]:
+    def load(self, unit: int | str, guidance_scale: float | None = None) -> dict[str, torch.Tensor]:
         """The columns of a unit: `features`, `budgets` where there are any, and `labels` of real images."""
+        name = str(unit) if guidance_scale is None else f"{unit}-guided-{guidance_scale:g}"
         parts = []
         count = len(self.dataset if unit == "real" else self.rows)
-        with tqdm(total=count, desc=f"Features of {unit}", unit="image", disable=None) as progress:
+        with tqdm(total=count, desc=f"Features of {name}", unit="image", disable=None) as progress:
             size = self.settings.images_per_part
             for start in range(0, count, size):
                 rows = range(start, min(start + size, count))
-                path = self.folder / f"{unit}-{start:06d}.safetensors"
+                path = self.folder / f"{name}-{start:06d}.safetensors"
                 if not path.is_file():
-                    columns = self._measure(unit, rows)
+                    columns = self._measure(unit, guidance_scale, rows)
                     with whole_file(path) as temporary:
                         save_file({name: value.contiguous() for name, value in columns.items()}, temporary)
                 parts.append(load_file(path))
@@ -193,10 +202,11 @@ class _Units:
         return columns
 
     @torch.inference_mode()
-    def _measure(self, unit: int | str, rows: range) -> dict[str, torch.Tensor]:
+    def _measure(self, unit: int | str, guidance_scale: float | None, rows: range) -> dict[str, torch.Tensor]:
         if unit == "real":
             return self._measure_real(rows)
-        batches = self._reconstruct(rows) if unit == RECONSTRUCTIONS else self._generate(unit, rows)
+        is_drawn = guidance_scale is not None
+        batches = self._generate(unit, guidance_scale, rows) if is_drawn else self._reconstruct(rows)
         features, budgets = zip(*((self.inception(to_uint8(pixels)), kept) for pixels, kept in batches))
         return {"features": torch.cat(features).cpu(), "budgets": torch.cat(budgets).cpu()}
 
@@ -216,7 +226,9 @@ class _Units:
             output = self.pipe.image_tokenizer(pixel_values.to(self.pipe.device))
             yield output.pixel_values, output.budgets
 
-    def _generate(self, budget: int | str, rows: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _generate(
+        self, budget: int | str, guidance_scale: float, rows: range
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Images by the seeds of their places, so that neither parts nor batches matter."""
         labels = self.numbers[self.rows[rows.start : rows.stop]].tolist()
         self.pipe.set_progress_bar_config(disable=True)
@@ -225,6 +237,7 @@ class _Units:
             budget=None if budget == AUTO else budget,
             generator=[torch.Generator().manual_seed(self.settings.seed + row) for row in rows],
             output_type="pt",
+            guidance_scale=guidance_scale,
             **self.settings.sampling(),
         )
         yield from zip(output.images.split(32), output.budgets.split(32))
@@ -267,11 +280,12 @@ class _LinearClassifier:
 
 def format_table(report: dict) -> str:
     """Lays a report out as plain text."""
-    lines = [["images", "mean budget", "gFID", "KID", "class accuracy", "n"]]
+    lines = [["images", "guidance", "mean budget", "gFID", "KID", "class accuracy", "n"]]
     for row in report["rows"]:
         accuracy = "-" if row["class_accuracy"] is None else f"{row['class_accuracy']:.1%}"
-        line = [str(row["images"]), f"{row['mean_budget']:.2f}", f"{row['gfid']:.2f}", f"{row['kid']:.5f}", accuracy]
-        lines.append([*line, str(row["n"])])
+        guidance = "-" if row["guidance_scale"] is None else f"{row['guidance_scale']:g}"
+        line = [str(row["images"]), guidance, f"{row['mean_budget']:.2f}", f"{row['gfid']:.2f}", f"{row['kid']:.5f}"]
+        lines.append([*line, accuracy, str(row["n"])])
     table = align_columns(lines)
     if report["real_class_accuracy"] is not None:
         table += f"\nThe classifier finds the class of {report['real_class_accuracy']:.1%} of real images."

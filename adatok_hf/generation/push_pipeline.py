@@ -4,12 +4,12 @@ import tempfile
 from pathlib import Path
 
 from ..hub import complete_repo_id, push_folder, require_token
-from ..model_card import CARD_NAME
+from ..model_card import CARD_NAME, read_license
 from .load_pipeline import load_pipeline
 
 
 CARD = """---
-library_name: diffusers
+{license}library_name: diffusers
 pipeline_tag: unconditional-image-generation
 tags: [adatok, image-generation]
 ---
@@ -39,7 +39,7 @@ def is_pipeline(source: str | Path) -> bool:
 def push_pipeline(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
     """
     Sends a saved pipeline to the Hub: weights, configurations, the code to load them and a card, the folder's own if
-    it has one. Nothing is sent unless it loads.
+    it has one, otherwise one with the licence of the tokenizer. Nothing is sent unless it loads.
 
     Args:
         folder (`str` or `Path`): What [`AdaTokPipeline.save_pretrained`] wrote.
@@ -57,8 +57,10 @@ def push_pipeline(folder: str | Path, repo_id: str, *, private: bool = False, to
     repo_id = complete_repo_id(repo_id, token)
     pipeline = load_pipeline(folder)
     vocabulary = pipeline.vocabulary
-    names, own = vocabulary.class_names, Path(folder).expanduser() / CARD_NAME
+    names, home = vocabulary.class_names, Path(folder).expanduser()
+    license, own = read_license(home / "image_tokenizer"), home / CARD_NAME
     card = CARD.format(
+        license=f"license: {license}\n" if license else "",
         name=repo_id.split("/")[-1],
         repo_id=repo_id,
         classes=f"of {len(names)} classes" if names else "of no class in particular",

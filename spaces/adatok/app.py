@@ -39,6 +39,7 @@ SAMPLE_FILES = [str(path) for path in find_images([SAMPLES])]
 FIRST_SAMPLE = str(SAMPLES / "13_landscape.webp")
 MAX_PICTURES = 32  # compared, decoded or generated at once
 MAX_BIAS = 10.0
+GUIDANCE = 2.5  # of what is generated
 HOUR = 3600
 CACHE = (600, HOUR)  # every ten minutes, what is an hour old
 MODEL_EVENT = {"concurrency_limit": 1, "concurrency_id": "model"}  # the machine is one model's, users wait in a queue
@@ -100,12 +101,8 @@ def once(picture: Image.Image) -> Image.Image:
 
 def load_generator():
     """The pipeline, or `None` and a sentence that says what is missing."""
-    source = os.environ.get("ADATOK_PIPELINE")
-    embedded = getattr(adatok_hf, "default_pipeline", None)
-    if not source and embedded is None:
-        return None, "No generator ships with the package: name a pipeline's folder or repository by ADATOK_PIPELINE."
     try:
-        pipeline = load_pipeline(source or embedded())
+        pipeline = load_pipeline(os.environ.get("ADATOK_PIPELINE") or adatok_hf.default_pipeline())
     except (ImportError, ValueError) as error:
         return None, f"The generator could not be loaded: {error}"
     pipeline.set_progress_bar_config(disable=True)
@@ -283,7 +280,7 @@ def sort(encoded: list[EncodedPicture], cost_bias: float):
 
 @plainly
 @on_gpu
-def generate(label: str, budget: str = "auto", guidance: float = 1.0, seed: int = 0, count: int = 8):
+def generate(label: str, budget: str = "auto", guidance: float = GUIDANCE, seed: int = 0, count: int = 8):
     """
     Generates pictures of a class, each with as many tokens as it deserves or with a budget for all. A guidance above 1
     shows the class more clearly. Returns the pictures, and their budgets and the time each took.
@@ -437,7 +434,7 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
                         label="Tokens for each picture",
                         info="auto: as many as the generator thinks each picture deserves",
                     )
-                    guidance = gr.Slider(0, 8, 1, step=0.25, label="Guidance", info=texts.GUIDANCE)
+                    guidance = gr.Slider(0, 8, GUIDANCE, step=0.25, label="Guidance", info=texts.GUIDANCE)
                     seed = gr.Number(0, label="Seed", info=texts.SEED, precision=0, minimum=0, maximum=2**31)
                     count = gr.Slider(1, MAX_PICTURES, 8, step=1, label="How many pictures?")
                     go = gr.Button("Generate", variant="primary")

@@ -53,6 +53,20 @@ def test_every_row_has_its_distances_and_budgets(evaluate, tmp_path):
     assert "auto" in format_table(report)
 
 
+def test_each_guidance_is_a_row_and_measured_alone_or_together_it_is_the_same(evaluate):
+    both = evaluate(settings=replace(SETTINGS, guidance_scales=(1.0, 3.0)))
+    assert [(row["images"], row["guidance_scale"]) for row in both["rows"][1:]] == [
+        ("auto", 1.0),
+        ("auto", 3.0),
+        (8, 1.0),
+        (8, 3.0),
+    ]
+    plain, guided = both["rows"][1:3]
+    assert plain["mean_budget"] == guided["mean_budget"] and plain["gfid"] != guided["gfid"]
+    alone = evaluate("alone", replace(SETTINGS, budgets=("auto",), guidance_scales=(3.0,)))
+    assert alone["rows"][1] == guided
+
+
 def test_real_images_are_told_apart_better_than_by_chance_where_classes_differ(evaluate, labelled):
     for index, path in enumerate(sorted(labelled.rglob("*.png"))):
         if "emoji" in path.parts:
@@ -96,9 +110,11 @@ def test_classes_that_the_generator_does_not_know_are_named(evaluate, labelled, 
         evaluate()
 
 
-@pytest.mark.parametrize("budgets, part", [((5,), "[4, 8, 16]"), (("auto",), "2,048")])
-def test_what_cannot_be_measured_is_one_sentence(pipe, labelled, tmp_path, one_sentence, budgets, part):
-    settings = replace(SETTINGS, budgets=budgets)
+@pytest.mark.parametrize(
+    "changes, part", [({"budgets": (5,)}, "[4, 8, 16]"), ({}, "2,048"), ({"guidance_scales": (1.0, -2.0)}, "-2.0")]
+)
+def test_what_cannot_be_measured_is_one_sentence(pipe, labelled, tmp_path, one_sentence, changes, part):
+    settings = replace(SETTINGS, **changes)
     with one_sentence(part):
         evaluate_generation(pipe, load_image_dataset(str(labelled)), tmp_path / "out", settings, SmallInception())
 

@@ -189,6 +189,7 @@ def test_pushing_while_saving_is_refused(pipe, tmp_path, one_sentence):
 def test_the_hub_serves_it_to_strangers(folder, pipe, tmp_path):
     for name in ("blobs", "author", "stranger"):
         (tmp_path / name).mkdir()
+    (folder / "image_tokenizer" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     with (
         HubServer(tmp_path / "blobs") as hub,
         FreshProcess(tmp_path / "author", [], HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN, HF_HUB_DISABLE_XET="1") as author,
@@ -201,6 +202,7 @@ def test_the_hub_serves_it_to_strangers(folder, pipe, tmp_path):
             load_pipeline({str(folder)!r}).push_to_hub("tester/other")
         """)
         assert set(hub.files("tester/pipe")) >= FILES | {"README.md"} and len(hub.commits("tester/pipe")) == 1
-        assert b'from_pretrained("tester/pipe"' in hub.files("tester/pipe")["README.md"]
+        card = hub.files("tester/pipe")["README.md"]
+        assert b'from_pretrained("tester/pipe"' in card and b"license: cc-by-4.0" in card
         assert set(hub.files("tester/other")) >= FILES
         assert_same_images(stranger.run(STRANGER.format(source="tester/pipe", labels=LABELS)), pipe)

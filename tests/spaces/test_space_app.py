@@ -9,8 +9,6 @@ import pytest
 import torch
 import yaml
 
-import adatok_hf
-
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "spaces" / "adatok"
@@ -76,10 +74,10 @@ def test_a_policy_that_is_in_use_is_drawn(app, picture_file):
     assert len(forced) == len(chosen) - 1  # nothing for the slider, which somebody may be dragging on
 
 
-def test_without_a_generator_one_sentence_says_what_is_missing(app, monkeypatch):
-    monkeypatch.delattr(adatok_hf, "default_pipeline", raising=False)
+def test_a_pipeline_ships_with_the_package(app, monkeypatch):
+    monkeypatch.delenv("ADATOK_PIPELINE", raising=False)
     pipeline, reason = app["load_generator"]()
-    assert pipeline is None and reason.endswith(".") and "ADATOK_PIPELINE" in reason
+    assert reason is None and len(pipeline.class_names) == 159
 
 
 def test_a_pipeline_that_cannot_be_loaded_is_said_in_one_sentence(app, monkeypatch, tmp_path):
