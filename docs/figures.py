@@ -23,7 +23,7 @@ BENCH = ROOT / "docs" / "bench.json"
 GENERATION = ROOT / "docs" / "generation.json"
 GENERATION_BENCH = ROOT / "docs" / "generation_bench.json"
 TRAINING_COST = ROOT / "docs" / "training_cost.json"
-PAGES = ("README.md", "docs/evaluation.md", "docs/scale.md", "docs/tatok.md")
+PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md", "docs/scale.md", "docs/tatok.md")
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
 GENERATED_LABELS = ("emoji", "places/coast", "imagenette/parachute", "imagewoof/samoyed", "sketch/giraffe")
@@ -215,7 +215,8 @@ def generation() -> str:
     table = markdown_table(["images", "mean budget", "gFID", "KID", "class found"], rows)
     return (
         f"{report['num_images']:,} images of the validation classes each, against the {report['num_images']:,} real "
-        f"ones, in which the classifier finds the class of {report['real_class_accuracy']:.1%}.\n\n{table}"
+        f"ones, in which the classifier finds the class of {report['real_class_accuracy']:.1%}; by "
+        f"`{report['command']}`.\n\n{table}"
     )
 
 
