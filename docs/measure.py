@@ -88,9 +88,14 @@ def draw_pictures():
         ("grid", figures.GRID_SAMPLES, forced),
         ("policy", figures.POLICY_SAMPLES, "auto"),
     ):
-        with tempfile.TemporaryDirectory() as out:
-            run("reconstruct", *figures.sample_files(samples), "--budgets", budgets, "--out", out)
-            shutil.copyfile(Path(out) / "grid.png", ROOT / "docs" / f"{name}.png")
+        draw_grid(name, "reconstruct", *figures.sample_files(samples), "--budgets", budgets)
+
+
+def draw_grid(name: str, *command: str):
+    """A picture of README: the grid that a command of the package draws."""
+    with tempfile.TemporaryDirectory() as out:
+        run(*command, "--out", out)
+        shutil.copyfile(Path(out) / "grid.png", ROOT / "docs" / f"{name}.png")
 
 
 def measure_generator(data: str, work: Path, recipe: str, variants: int):
@@ -114,9 +119,7 @@ def measure_generator(data: str, work: Path, recipe: str, variants: int):
         reports[name] = read_json(work / name / "quality" / "results.json")
     write_json(GENERATION, reports)
     embed_generator(work / "adaptive" / "generator", Path(default_checkpoint()))
-    with tempfile.TemporaryDirectory() as out:
-        run(*figures.generate_command()[1:-1], out)
-        shutil.copyfile(Path(out) / "grid.png", ROOT / "docs" / "generated.png")
+    draw_grid("generated", *figures.generate_command()[1:-2])
 
 
 def embed_generator(generator: Path, tokenizer: Path):
