@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -139,7 +140,8 @@ def _check_sharding(arguments: TrainingArguments):
 def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
     """
     The checkpoint that a run goes on from: the one that the arguments name, or else the last whole one in their output
-    folder, if there is any. A later one that a cut left damaged is named in a warning.
+    folder, if there is any. A later one that a cut left damaged is named in a warning; an earlier one that a kill left
+    half deleted is removed, since the Trainer's own rotation takes it for the newest.
 
     Raises:
         `ValueError`: if the arguments name a checkpoint that is not whole.
@@ -150,12 +152,16 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
             raise ValueError(f"{arguments.resume_from_checkpoint} cannot be resumed: {damage}.")
         return arguments.resume_from_checkpoint
     found = [path for path in Path(arguments.output_dir).glob("checkpoint-*") if path.name[11:].isdecimal()]
+    newest = None
     for checkpoint in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
         damage = find_damage(checkpoint)
         if damage is None:
-            return str(checkpoint)
-        logger.warning(f"{checkpoint} is left aside, it is not whole: {damage}.")
-    return None
+            newest = newest or str(checkpoint)
+        elif newest is None:
+            logger.warning(f"{checkpoint} is left aside, it is not whole: {damage}.")
+        elif arguments.save_total_limit is not None and arguments.should_save:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return newest
 
 
 def find_damage(checkpoint: Path) -> str | None:
