@@ -5,7 +5,7 @@ SAMPLES := adatok_hf/samples
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 HAS_GPU := $(shell command -v nvidia-smi)
 
-.PHONY: demo space browser test lint figures generator install
+.PHONY: demo space browser test slow lint figures generator install
 
 # Everything serves the demo too, so it is not installed a second time.
 demo: $(or $(wildcard $(VENV)/.installed),$(VENV)/.core)
@@ -25,6 +25,10 @@ browser: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
+
+# What takes minutes each; the twenty kills of a bulk job, up to an hour, run by hand (docs/scale.md)
+slow: $(VENV)/.installed
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow -k "not twenty" -n 2 --dist loadscope
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

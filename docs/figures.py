@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from claims import claims_table, difference
 from transformers import AutoConfig
 
 from adatok_hf import AdaTokConfig, TaTokConfig, checkpoints, default_checkpoint
@@ -28,12 +29,6 @@ BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
 GENERATED_LABELS = ("emoji", "places/coast", "imagenette/parachute", "imagewoof/samoyed", "sketch/giraffe")
 POLICY_SAMPLES = ("06", "20", "23", "11", "21")
-
-
-def difference(value: float, interval: Sequence[float], form: str = ".4f") -> str:
-    """A difference with its interval; what rounds to zero has no sign."""
-    value, low, high = (format(round(number, int(form[-2])) + 0.0, form) for number in (value, *interval))
-    return f"{value} [{low}, {high}]"
 
 
 def zoo() -> str:
@@ -299,87 +294,9 @@ def on_the_way(study: dict) -> str:
 
 def claims() -> str:
     """What the papers say, what was measured here, and what follows from it."""
-    quality = {row["budget"]: row for row in read_json(shipped_folder() / "metrics.json")["rows"]}
-    auto, curve = quality.pop("auto"), [row["lpips"] for _, row in sorted(quality.items())]
-    least, most = min(quality), max(quality)
+    rows = read_json(shipped_folder() / "metrics.json")["rows"]
     study, fixed, tatok = (read_json(STUDY / f"{name}.json") for name in ("study", "fixed", "tatok"))
-    policy = {row["arm"]: row for row in study["rows"]}["uniform"]
-    arms = {(row["arm"], row["budget"]): row for row in fixed["rows"] if row["share"] == 1}
-    chosen, uniform = (arms[f"adaptive, {way}", "mean"] for way in ("policy", "one budget for all"))
-    at_full = arms["adaptive, one budget for all", "full"]["minus_fixed"]
-    filtered, bench = {row["arm"]: row for row in tatok["rows"]}, read_json(GENERATION_BENCH)
-
-    def less(differences: dict) -> str:
-        return difference(differences["lpips"], differences["ci"], "+.4f")
-
-    def beyond(arm: str) -> tuple[str, list[float]]:
-        row = filtered[arm]
-        return difference(row["lpips"] - filtered[row["against"]]["lpips"], row["ci"], "+.4f"), row["ci"]
-
-    rows = [
-        (
-            "Every prefix decodes, and more codes are better",
-            f"LPIPS {curve[0]:.3f} at {least} codes, {curve[-1]:.3f} at {most}; of {len(curve)} candidates "
-            f"{sum(after < before for before, after in zip(curve, curve[1:]))} beat the one before",
-            "holds" if curve == sorted(curve, reverse=True) else "does not hold",
-        )
-    ]
-    for arm in ("no heads", "shared head", "two heads"):
-        worth = arms[arm, "mean"]["minus_adaptive"]
-        rows.append(
-            (f"A head per budget beats {arm}", f"LPIPS of {arm} {less(worth)}", verdict(worth["ci"], above=True))
-        )
-    rows += [
-        (
-            "Few codes where they suffice cost little quality",
-            f"rFID {auto['rfid']:.1f} at {auto['mean_budget']:.1f} codes on average, {quality[most]['rfid']:.1f} at "
-            f"{most}",
-            "",
-        ),
-        (
-            "A policy beats one budget for all",
-            f"LPIPS of one budget {difference(policy['difference'], policy['ci'], '+.4f')} with what ships; of the "
-            f"policy {less(chosen['minus_adaptive'])} in the study below",
-            verdict(policy["ci"], above=True),
-        ),
-        (
-            "An adaptive tokenizer beats one of fixed length at its mean",
-            f"LPIPS of the adaptive one {less(chosen['minus_fixed'])} with its policy, {less(uniform['minus_fixed'])} "
-            "at one budget",
-            verdict(chosen["minus_fixed"]["ci"]),
-        ),
-        (
-            "Serving many budgets costs nothing at the full length",
-            f"LPIPS of the adaptive one {less(at_full)}",
-            verdict(at_full["ci"], other="does not hold: it costs quality"),
-        ),
-        ("Weights of the two rewards need no sweep", weighting(study), ""),
-        (
-            "Generation speeds up as tokens are saved",
-            f"{bench['throughput_ratio']:.2f} times the images a second at {bench['mean_budget']:.0f} of "
-            f"{bench['full_budget']} codes, {bench['token_ratio']:.2f} times fewer tokens",
-            "holds" if bench["throughput_ratio"] >= 0.95 * bench["token_ratio"] else "holds in part",
-        ),
-        *(
-            (claim, f"LPIPS of {name} {beyond(arm)[0]}", verdict(beyond(arm)[1], above=True))
-            for claim, name, arm in (
-                ("TaTok: conditional entropy chooses patches better than chance", "chance", "random"),
-                ("TaTok: better than by variance", "variance", "pixel variance"),
-                (
-                    "TaTok: global tokens are worth their place",
-                    "as many patches instead",
-                    "globals hidden, as many patches in their place",
-                ),
-            )
-        ),
-    ]
-    return markdown_table(["claim", "measured here", "verdict at this size"], rows)
-
-
-def verdict(interval: Sequence[float], above: bool = False, other: str = "does not hold") -> str:
-    """Whether a difference has the sign that a claim needs."""
-    low, high = interval if above else (-interval[1], -interval[0])
-    return "holds" if low > 0 else other if high < 0 else "cannot be decided"
+    return claims_table(rows, study, fixed, tatok, read_json(GENERATION_BENCH))
 
 
 def generated() -> str:

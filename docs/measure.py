@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import figures
@@ -104,7 +103,8 @@ def measure_tatok(data: str, work: Path, recipe: str, mean_tokens: int):
     models = ["--model", calibrated, "--adatok", twin, "--tokens", mean_tokens]
     run("study", "tatok", *models, *images, "--max-images", 1024, "--out", STUDY)
     shown = ["--budgets", ",".join(map(str, (budgets[0], mean_tokens, *budgets[1:])))]
-    draw_grid("tatok", figures.GRID_SAMPLES, *shown, "--model", CHECKPOINTS / calibrated.name)
+    samples = figures.sample_files(figures.GRID_SAMPLES)
+    draw_grid("tatok", "reconstruct", *samples, *shown, "--model", CHECKPOINTS / calibrated.name)
 
 
 def as_long(recipe: str) -> list[str]:
@@ -120,13 +120,13 @@ def draw_pictures():
         ("grid", figures.GRID_SAMPLES, forced),
         ("policy", figures.POLICY_SAMPLES, "auto"),
     ):
-        draw_grid(name, samples, "--budgets", budgets)
+        draw_grid(name, "reconstruct", *figures.sample_files(samples), "--budgets", budgets)
 
 
-def draw_grid(name: str, samples: Sequence[str], *options: str | Path):
-    """A picture of docs: the grid that `adatok reconstruct` makes of some samples."""
+def draw_grid(name: str, *command: str | Path):
+    """A picture of README: the grid that a command of the package draws."""
     with tempfile.TemporaryDirectory() as out:
-        run("reconstruct", *figures.sample_files(samples), *options, "--out", out)
+        run(*command, "--out", out)
         shutil.copyfile(Path(out) / "grid.png", ROOT / "docs" / f"{name}.png")
 
 
@@ -151,9 +151,7 @@ def measure_generator(data: str, work: Path, recipe: str, variants: int):
         reports[name] = read_json(work / name / "quality" / "results.json")
     write_json(GENERATION, reports)
     embed_generator(work / "adaptive" / "generator", Path(default_checkpoint()))
-    with tempfile.TemporaryDirectory() as out:
-        run(*figures.generate_command()[1:-1], out)
-        shutil.copyfile(Path(out) / "grid.png", ROOT / "docs" / "generated.png")
+    draw_grid("generated", *figures.generate_command()[1:-2])
 
 
 def embed_generator(generator: Path, tokenizer: Path):

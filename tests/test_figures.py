@@ -1,6 +1,6 @@
 """Every figure of README and docs is the one that was measured."""
 
-import importlib.util
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -14,19 +14,16 @@ from adatok_hf.generation.load_pipeline import load_pipeline
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def figures():
+@pytest.fixture
+def figures(monkeypatch):
     """The script that writes the figures, as a module."""
-    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    return importlib.import_module("figures")
 
 
 @pytest.fixture
-def measure(monkeypatch):
+def measure(figures):
     """The script that embeds what was trained, as a module."""
-    monkeypatch.syspath_prepend(ROOT / "docs")
     return importlib.import_module("measure")
 
 

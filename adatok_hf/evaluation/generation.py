@@ -17,6 +17,7 @@ from ..data import ImageFileError, read_images
 from ..files import read_json, whole_file, write_json
 from ..metrics.images import to_uint8
 from ..metrics.inception import MIN_IMAGES, FeatureStatistics, frechet_distance, kernel_distance
+from ..modeling.sampling_adatok import CodeSampler
 from ..tables import align_columns
 from .evaluate import AUTO, library_versions
 
@@ -54,8 +55,8 @@ class GenerationSettings:
     images_per_part: int = 512
 
     def sampling(self) -> dict:
-        """The arguments of the pipeline, but for what differs from row to row."""
-        names = ("guidance_schedule", "temperature", "top_k", "top_p", "batch_size")
+        """The arguments of [`CodeSampler`], but for the guidance, which differs from row to row."""
+        names = ("guidance_schedule", "temperature", "top_k", "top_p")
         return {name: getattr(self, name) for name in names}
 
 
@@ -92,16 +93,15 @@ def evaluate_generation(
         images: a linear one on Inception features, fitted to every other real image and measured on the rest.
 
     Raises:
-        `ValueError`: for too few images, a budget that is no candidate, a negative guidance, classes that the
+        `ValueError`: as [`CodeSampler`], and for too few images, a budget that is no candidate, classes that the
             generator does not know, or a folder with another evaluation.
     """
     candidates = list(pipe.vocabulary.budgets)
     for budget in settings.budgets:
         if budget != AUTO and budget not in candidates:
             raise ValueError(f"The generator knows the budgets {candidates} and auto; got {budget}.")
-    for scale in settings.guidance_scales:
-        if not 0 <= scale < float("inf"):
-            raise ValueError(f"guidance_scale must be at least 0, and 1 for none; got {scale}.")
+    for scale in settings.guidance_scales:  # what the sampler refuses is refused before anything is measured
+        CodeSampler(pipe.transformer, guidance_scale=scale, **settings.sampling())
     if len(dataset) < min_images:
         raise ValueError(f"gFID needs at least {min_images:,} images; got {len(dataset):,}: name more.")
     units = _Units(pipe, dataset, Path(out), settings, inception.to(pipe.device), warn)
@@ -238,6 +238,7 @@ class _Units:
             generator=[torch.Generator().manual_seed(self.settings.seed + row) for row in rows],
             output_type="pt",
             guidance_scale=guidance_scale,
+            batch_size=self.settings.batch_size,
             **self.settings.sampling(),
         )
         yield from zip(output.images.split(32), output.budgets.split(32))

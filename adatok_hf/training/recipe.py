@@ -1,7 +1,9 @@
 """Reading recipes and running them."""
 
+import gc
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -127,6 +129,8 @@ def run_recipe(
             print(json.dumps(metrics))
     # A process that ends while another still writes takes that one's connection away, and it aborts.
     state.wait_for_everyone()
+    # A model that still knows the group keeps the group's threads, which abort an ending process now and then.
+    gc.collect()
     state.destroy_process_group()
 
 
@@ -139,7 +143,8 @@ def _check_sharding(arguments: TrainingArguments):
 def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
     """
     The checkpoint that a run goes on from: the one that the arguments name, or else the last whole one in their output
-    folder, if there is any. A later one that a cut left damaged is named in a warning.
+    folder, if there is any. A later one that a cut left damaged is named in a warning; an earlier one that a kill left
+    half deleted is removed, since the Trainer's own rotation takes it for the newest.
 
     Raises:
         `ValueError`: if the arguments name a checkpoint that is not whole.
@@ -150,12 +155,16 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
             raise ValueError(f"{arguments.resume_from_checkpoint} cannot be resumed: {damage}.")
         return arguments.resume_from_checkpoint
     found = [path for path in Path(arguments.output_dir).glob("checkpoint-*") if path.name[11:].isdecimal()]
+    newest = None
     for checkpoint in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
         damage = find_damage(checkpoint)
         if damage is None:
-            return str(checkpoint)
-        logger.warning(f"{checkpoint} is left aside, it is not whole: {damage}.")
-    return None
+            newest = newest or str(checkpoint)
+        elif newest is None:
+            logger.warning(f"{checkpoint} is left aside, it is not whole: {damage}.")
+        elif arguments.save_total_limit is not None and arguments.should_save:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return newest
 
 
 def find_damage(checkpoint: Path) -> str | None:

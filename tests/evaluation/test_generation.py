@@ -111,7 +111,13 @@ def test_classes_that_the_generator_does_not_know_are_named(evaluate, labelled, 
 
 
 @pytest.mark.parametrize(
-    "changes, part", [({"budgets": (5,)}, "[4, 8, 16]"), ({}, "2,048"), ({"guidance_scales": (1.0, -2.0)}, "-2.0")]
+    "changes, part",
+    [
+        ({"budgets": (5,)}, "[4, 8, 16]"),
+        ({}, "2,048"),
+        ({"guidance_scales": (1.0, -2.0)}, "-2.0"),
+        ({"top_p": 2.0}, "top_p"),
+    ],
 )
 def test_what_cannot_be_measured_is_one_sentence(pipe, labelled, tmp_path, one_sentence, changes, part):
     settings = replace(SETTINGS, **changes)

@@ -61,6 +61,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in state["log_history"] if "loss" in line]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_at_the_same_global_batch(train, capsys):
     alone, together = losses(train("alone", 1, **ALIKE)), losses(train("together", 2, **ALIKE))
     largest = max(abs(one - other) for one, other in zip(alone, together))

@@ -107,6 +107,11 @@ def test_steps_and_metrics_are_printed_once(run):
     assert run[1].count('"eval_psnr_16"') == 1
 
 
+def test_no_thread_of_the_group_outlives_it(run):
+    threads = [line for line in run[1].splitlines() if line.startswith("threads at the end:")]
+    assert len(threads) == 2 and not any("gloo" in line for line in threads)
+
+
 def test_metrics_are_those_of_one_process(run, capsys):
     folder, printed, _ = run
     overrides = ["--do_train", "false", "--init_from", str(folder / "out"), "--output_dir", str(folder / "evaluation")]

@@ -136,6 +136,18 @@ def test_a_trainers_own_state_has_to_be_whole_too(short_run):
     assert checkpoint_to_resume(trainer.args) == str(folder / "checkpoint-1")
 
 
+def test_what_a_cut_rotation_has_left_goes_before_a_run_goes_on(short_run):
+    """Half deleted, it is the newest by its time, so that a Trainer would keep it and delete a whole one."""
+    trainer, folder = short_run
+    older = folder / "checkpoint-1"
+    (older / "optimizer.pt").unlink()
+    assert checkpoint_to_resume(trainer.args) == str(folder / "checkpoint-2")
+    assert older.is_dir()  # a run that rotates nothing removes nothing
+    trainer.args.save_total_limit = 3
+    assert checkpoint_to_resume(trainer.args) == str(folder / "checkpoint-2")
+    assert not older.exists()
+
+
 def test_a_run_without_a_whole_checkpoint_starts_anew(short_run):
     trainer, folder = short_run
     for checkpoint in folder.glob("checkpoint-*"):

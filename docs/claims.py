@@ -1,0 +1,122 @@
+"""The table of `docs/claims.md`: what the papers say, what was measured here, and what follows from it."""
+
+from collections.abc import Iterator, Sequence
+
+from adatok_hf.tables import markdown_table
+
+
+Row = tuple[str, str, str]
+HOLDS, DOES_NOT, UNDECIDED = "holds", "does not hold", "cannot be decided"
+
+
+def difference(value: float, interval: Sequence[float], form: str = ".4f") -> str:
+    """A difference with its interval; what rounds to zero has no sign."""
+    value, low, high = (format(round(number, int(form[-2])) + 0.0, form) for number in (value, *interval))
+    return f"{value} [{low}, {high}]"
+
+
+def less(differences: dict) -> str:
+    """What a row of the study of fixed lengths has less LPIPS than another."""
+    return difference(differences["lpips"], differences["ci"], "+.4f")
+
+
+def is_less(interval: Sequence[float]) -> str:
+    """The verdict on a claim that a difference lies below zero."""
+    return HOLDS if interval[1] < 0 else DOES_NOT if interval[0] > 0 else UNDECIDED
+
+
+def is_more(interval: Sequence[float]) -> str:
+    """The verdict on a claim that a difference lies above zero."""
+    return is_less([-bound for bound in reversed(interval)])
+
+
+def claims_table(rows: list[dict], study: dict, fixed: dict, tatok: dict, generation: dict) -> str:
+    """
+    One table of all claims, from the shipped checkpoint's evaluation, the studies of its policy, of fixed lengths and
+    of a TaTok, and the timing of generation.
+    """
+    table = [*of_the_checkpoint(rows, study), *of_fixed_lengths(fixed), *of_generation(generation), *of_tatok(tatok)]
+    return markdown_table(["claim", "measured here", "verdict at this size"], table)
+
+
+def of_the_checkpoint(rows: list[dict], study: dict) -> Iterator[Row]:
+    """Prefixes, the policy and its training."""
+    quality = {row["budget"]: row for row in rows}
+    chosen, full = quality.pop("auto"), quality[max(quality)]
+    curve = [row["lpips"] for _, row in sorted(quality.items())]
+    better = sum(after < before for before, after in zip(curve, curve[1:]))
+    yield (
+        "Every prefix decodes, and more codes are better",
+        f"LPIPS {curve[0]:.3f} at {min(quality)} codes, {curve[-1]:.3f} at {max(quality)}; {better} of "
+        f"{len(curve) - 1} steps between candidates are better",
+        HOLDS if better == len(curve) - 1 else DOES_NOT,
+    )
+    worse = chosen["rfid"] / full["rfid"]
+    yield (
+        "Fewer than half of the codes, chosen per image, raise rFID by no more than 15 %",
+        f"by {worse - 1:.0%}: {chosen['rfid']:.1f} at {chosen['mean_budget']:.1f} codes, {full['rfid']:.1f} at "
+        f"{full['budget']}",
+        HOLDS if worse <= 1.15 and chosen["mean_budget"] < full["budget"] / 2 else DOES_NOT,
+    )
+    uniform = next(row for row in study["rows"] if row["arm"] == "uniform")
+    yield (
+        "A policy beats one budget for all at its mean",
+        f"LPIPS of one budget {difference(uniform['difference'], uniform['ci'], '+.4f')}",
+        is_more(uniform["ci"]),
+    )
+    arms = study["ablations"]["weighting"]
+    behind = max(arm["distance_to_sweep"] for arm in arms if arm["arm"].startswith("gradient"))
+    yield (
+        "The weights of the two rewards find themselves",
+        f"up to {behind:.4f} LPIPS behind the front of {sum(arm['arm'].startswith('fixed') for arm in arms)} fixed "
+        "weights",
+        HOLDS if behind <= 0 else DOES_NOT,
+    )
+
+
+def of_fixed_lengths(study: dict) -> Iterator[Row]:
+    """What adaptivity and the heads are worth."""
+    arms = {(row["arm"], row["budget"]): row for row in study["rows"] if row["share"] == 1}
+    policy, uniform = (arms[f"adaptive, {way}", "mean"]["minus_fixed"] for way in ("policy", "one budget for all"))
+    yield (
+        "An adaptive tokenizer beats one of fixed length at its mean",
+        f"LPIPS of the adaptive one {less(policy)} with its policy, {less(uniform)} at one budget",
+        is_less(policy["ci"]),
+    )
+    full = arms["adaptive, one budget for all", "full"]["minus_fixed"]
+    yield (
+        "Serving many budgets costs nothing at the full length",
+        f"LPIPS of the adaptive one {less(full)}",
+        DOES_NOT if full["ci"][0] > 0 else UNDECIDED if full["ci"][1] > 0 else HOLDS,
+    )
+    for arm in ("no heads", "shared head", "two heads"):
+        worth = arms[arm, "mean"]["minus_adaptive"]
+        yield f"A head per budget beats {arm}", f"LPIPS of {arm} {less(worth)}", is_more(worth["ci"])
+
+
+def of_generation(bench: dict) -> Iterator[Row]:
+    """What fewer codes save."""
+    faster, fewer = bench["throughput_ratio"], bench["token_ratio"]
+    yield (
+        "Generation is faster by as much as there are fewer codes",
+        f"{faster:.2f} times the images a second at {bench['mean_budget']:.0f} of {bench['full_budget']} codes, which "
+        f"are {fewer:.2f} times fewer",
+        HOLDS if faster >= 0.95 * fewer else DOES_NOT,
+    )
+
+
+def of_tatok(study: dict) -> Iterator[Row]:
+    """How TaTok chooses its tokens."""
+    arms = {row["arm"]: row for row in study["rows"]}
+    for claim, name, arm in (
+        ("TaTok: conditional entropy chooses patches better than chance", "chance", "random"),
+        ("TaTok: and better than their variance", "variance", "pixel variance"),
+        (
+            "TaTok: global tokens are worth their place",
+            "as many patches instead",
+            "globals hidden, as many patches in their place",
+        ),
+    ):
+        row = arms[arm]
+        worth = difference(row["lpips"] - arms[row["against"]]["lpips"], row["ci"], "+.4f")
+        yield claim, f"LPIPS of {name} {worth}", is_more(row["ci"])
