@@ -24,6 +24,7 @@ BENCH = ROOT / "docs" / "bench.json"
 GENERATION = ROOT / "docs" / "generation.json"
 GENERATION_BENCH = ROOT / "docs" / "generation_bench.json"
 TRAINING_COST = ROOT / "docs" / "training_cost.json"
+SPACE = ROOT / "docs" / "space.json"
 PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md", "docs/scale.md", "docs/tatok.md")
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
@@ -299,6 +300,24 @@ def claims() -> str:
     return claims_table(rows, study, fixed, tatok, read_json(GENERATION_BENCH))
 
 
+def space() -> str:
+    """How quick and how bearable the Space is."""
+    result = read_json(SPACE)
+    crowd, violations = result["crowd"], result["violations"]
+    grave = [each for each in violations if each["impact"] in ("serious", "critical")]
+    rules = ", ".join(sorted({each["rule"] for each in violations}))
+    return (
+        f"On {result['threads']} cores {result['upload_seconds']:.1f} s pass from an upload to the picture, and "
+        f"{result['generate_seconds']:.1f} s from a click to eight generated ones (medians, in a browser). "
+        f"{crowd['users']} users who reconstruct {crowd['pictures_each']} pictures each and generate four, all at "
+        f"once, meet {crowd['errors']} errors and wait {crowd['request_seconds']:.1f} s for a reconstruction; the "
+        f"memory goes from {crowd['bytes_before'] / 2**20:,.0f} to at most {crowd['bytes_peak'] / 2**20:,.0f} MiB. "
+        f"axe-core finds {len(grave)} serious faults in the five tabs, light and dark"
+        + (f", and minor ones by {rules}" if violations and not grave else "")
+        + " (`python docs/measure_space.py axe.min.js`)."
+    )
+
+
 def generated() -> str:
     """What the picture of generated images shows."""
     return f"*The first eight of each class, none picked, with their budgets; by `{' '.join(generate_command())}`.*"
@@ -336,15 +355,26 @@ def training_cost() -> str:
     return f"{markdown_table(header, rows)}\n\n{text}"
 
 
-BLOCKS: dict[str, Callable[[], str]] = {
-    block.__name__: block
-    for block in (zoo, grid, quality, policy, speed, generation, generated, tatok, fixed, claims, training_cost)
-}
+BLOCKS: tuple[Callable[[], str], ...] = (
+    zoo,
+    grid,
+    quality,
+    policy,
+    speed,
+    space,
+    generation,
+    generated,
+    tatok,
+    fixed,
+    claims,
+    training_cost,
+)
 
 
 def write_blocks(text: str) -> str:
     """Puts the figures between their marks."""
-    return BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], text)
+    blocks = {block.__name__: block for block in BLOCKS}
+    return BLOCK.sub(lambda match: match[1] + blocks[match[2]]() + match[3], text)
 
 
 def shipped_folder() -> Path:

@@ -50,6 +50,34 @@ def test_what_rounds_to_zero_has_no_sign(figures):
     assert figures.difference(-0.00001, (-0.00021, 0.00019)) == "0.0000 [-0.0002, 0.0002]"
 
 
+@pytest.mark.parametrize(
+    "interval, less, more",
+    [
+        ((-0.2, -0.1), "holds", "does not hold"),
+        ((0.1, 0.2), "does not hold", "holds"),
+        ((-0.1, 0.1), "cannot be decided", "cannot be decided"),
+        ((-0.1, 0.0), "cannot be decided", "cannot be decided"),
+    ],
+)
+def test_a_claim_holds_where_the_whole_interval_has_its_sign(figures, interval, less, more):
+    claims = importlib.import_module("claims")
+    assert (claims.is_less(interval), claims.is_more(interval)) == (less, more)
+
+
+def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
+    claims = importlib.import_module("claims")
+    rows = [{"budget": budget, "lpips": 0.4 - budget / 100, "rfid": 100 - budget} for budget in (8, 16, 32)]
+    rows.append({"budget": "auto", "lpips": 0.2, "rfid": 75.0, "mean_budget": 15.2})
+    weighting = [{"arm": "gradient", "distance_to_sweep": 0.01}, {"arm": "fixed 0.5", "distance_to_sweep": 0.0}]
+    uniform = {"arm": "uniform", "difference": 0.002, "ci": [0.001, 0.003]}
+    study = {"rows": [uniform], "ablations": {"weighting": weighting}}
+    verdicts = {claim: verdict for claim, _, verdict in claims.of_the_checkpoint(rows, study)}
+    assert list(verdicts.values()) == ["holds", "holds", "holds", "does not hold"]
+    rows[1]["lpips"] = 0.5
+    rows[-1]["rfid"] = 90.0
+    assert [verdict for *_, verdict in claims.of_the_checkpoint(rows, study)][:2] == ["does not hold"] * 2
+
+
 def test_card_and_metrics_of_an_embedded_checkpoint_agree(figures):
     for folder in map(Path, checkpoints().values()):
         card = (folder / "README.md").read_text(encoding="utf-8")

@@ -40,6 +40,7 @@ FIRST_SAMPLE = str(SAMPLES / "13_landscape.webp")
 MAX_PICTURES = 32  # compared, decoded or generated at once
 MAX_BIAS = 10.0
 GUIDANCE = 2.5  # of what is generated
+FIRST_CLASS = "emoji"  # what the embedded generator draws best
 HOUR = 3600
 CACHE = (600, HOUR)  # every ten minutes, what is an hour old
 MODEL_EVENT = {"concurrency_limit": 1, "concurrency_id": "model"}  # the machine is one model's, users wait in a queue
@@ -427,7 +428,8 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
             classes = [texts.ANY, *pipeline.class_names]
             with gr.Row(equal_height=False):
                 with gr.Column(scale=4, min_width=300):
-                    label = gr.Dropdown(classes, value=classes[-1], label="What should it show?")
+                    start = FIRST_CLASS if FIRST_CLASS in classes else classes[-1]
+                    label = gr.Dropdown(classes, value=start, label="What should it show?")
                     generated_budget = gr.Dropdown(
                         ["auto", *map(str, pipeline.vocabulary.budgets)],
                         value="auto",
@@ -439,7 +441,7 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
                     count = gr.Slider(1, MAX_PICTURES, 8, step=1, label="How many pictures?")
                     go = gr.Button("Generate", variant="primary")
                 with gr.Column(scale=5, min_width=300):
-                    generated = pictures("Generated pictures", 4)
+                    generated = pictures("Generated pictures", 4, elem_id="generated")
                     timing = gr.HTML()
                     with gr.Accordion("The numbers, as /generate gives them", open=False):
                         generated_facts = gr.JSON(show_label=False)

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from originals import read_original
+
+from adatok_hf.conversion import convert_checkpoint
 
 
 ROOT = Path(__file__).parents[2]
@@ -15,14 +18,24 @@ FOLDER = ROOT / "spaces" / "adatok"
 
 
 @pytest.fixture
-def app(monkeypatch, tiny_checkpoint):
-    """The names of the app, which shows a model of 32 pixels with 16 tokens and an untrained policy."""
-    monkeypatch.setenv("ADATOK_MODEL", str(tiny_checkpoint))
+def start(monkeypatch):
+    """Gives the names of an app that shows the model of a folder."""
     for name in ("ADATOK_PIPELINE", "ADATOK_WEIGHTS_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.syspath_prepend(FOLDER)
-    yield runpy.run_path(str(FOLDER / "app.py"))
-    sys.modules.pop("texts")
+
+    def start_with(model: Path) -> dict:
+        monkeypatch.setenv("ADATOK_MODEL", str(model))
+        return runpy.run_path(str(FOLDER / "app.py"))
+
+    yield start_with
+    sys.modules.pop("texts", None)
+
+
+@pytest.fixture
+def app(start, tiny_checkpoint):
+    """The names of an app whose model has 32 pixels, 16 tokens and an untrained policy."""
+    return start(tiny_checkpoint)
 
 
 def test_the_encoder_runs_once_for_a_picture_whatever_is_done_with_it(app, picture_file):
@@ -58,6 +71,17 @@ def test_an_untrained_policy_keeps_everything_and_says_so(app, picture_file):
     *_, facts = app["reconstruct"]({"path": str(picture_file)})
     assert facts["budget"] == 16 and "policy" not in facts
     assert "has not been trained" in app["show"]({"path": str(picture_file)}, 0.0)[4]
+
+
+def test_a_converted_one_d_piece_is_shown(start, tmp_path, picture_file):
+    source = read_original("one-d-piece_s256").publish(tmp_path / "original")
+    model = convert_checkpoint(source, tmp_path / "converted", "one-d-piece")
+    app, full = start(tmp_path / "converted"), model.config.num_latent_tokens
+    encoded, points, _, verdict, *_ = app["show"]({"path": str(picture_file)}, 0.0)
+    assert f"{full} of {full} tokens" in verdict
+    assert f"1 of {full} tokens" in app["force"](encoded, points, 0.0, 1)[1]
+    _, points, _ = app["climb"](encoded, full)
+    assert [budget for budget, _ in points] == list(model.config.budgets)
 
 
 def test_a_policy_that_is_in_use_is_drawn(app, picture_file):
