@@ -21,7 +21,8 @@ BENCH = ROOT / "docs" / "bench.json"
 GENERATION = ROOT / "docs" / "generation.json"
 TRAINING_COST = ROOT / "docs" / "training_cost.json"
 SPACE = ROOT / "docs" / "space.json"
-PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md", "docs/scale.md")
+EXPORT = ROOT / "docs" / "export.json"
+PAGES = ("README.md", "docs/evaluation.md", "docs/export.md", "docs/generation.md", "docs/scale.md")
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
 GENERATED_LABELS = ("emoji", "places/coast", "imagenette/parachute", "imagewoof/samoyed", "sketch/giraffe")
@@ -210,6 +211,33 @@ def generation() -> str:
     )
 
 
+def export() -> str:
+    """How near to the model its graphs are, and how large."""
+    result = read_json(EXPORT)
+    mebibytes = {Path(name).stem: size / 2**20 for name, size in result["bytes"].items()}
+    rounded = result["int8"]
+
+    def row(name: str, suffix: str, equal: dict, pixels: str, psnr: str) -> list[str]:
+        sizes = [f"{mebibytes[part + suffix]:.1f} MiB" for part in ("encoder_model", "decoder_model")]
+        return [name, *sizes, f"{equal['codes_equal']:.1%}", f"{equal['budgets_equal']:.1%}", pixels, psnr]
+
+    rows = [
+        row("float32", "", result, f"{result['pixels_difference']:.1e}", f"{rounded['psnr_exact']:.2f} dB"),
+        row(
+            "int8",
+            "_int8",
+            rounded,
+            "",
+            f"{rounded['psnr_rounded']:.2f} dB; {rounded['psnr_rounded_decoder']:.2f} with the codes of float32",
+        ),
+    ]
+    header = ["", "encoder", "decoder", "codes equal", "budgets equal", "pixels differ by at most", "PSNR"]
+    return (
+        f"`adatok export --int8 --out exported` on the {result['images']} sample pictures, embedded model:\n\n"
+        f"{markdown_table(header, rows)}"
+    )
+
+
 def space() -> str:
     """How quick and how bearable the Space is."""
     result = read_json(SPACE)
@@ -265,14 +293,24 @@ def training_cost() -> str:
     return f"{markdown_table(header, rows)}\n\n{text}"
 
 
-BLOCKS: dict[str, Callable[[], str]] = {
-    block.__name__: block for block in (zoo, grid, quality, policy, speed, generation, generated, space, training_cost)
-}
+BLOCKS: tuple[Callable[[], str], ...] = (
+    zoo,
+    grid,
+    quality,
+    policy,
+    speed,
+    export,
+    space,
+    generation,
+    generated,
+    training_cost,
+)
 
 
 def write_blocks(text: str) -> str:
     """Puts the figures between their marks."""
-    return BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + match[3], text)
+    blocks = {block.__name__: block for block in BLOCKS}
+    return BLOCK.sub(lambda match: match[1] + blocks[match[2]]() + match[3], text)
 
 
 def shipped_folder() -> Path:
