@@ -25,7 +25,15 @@ GENERATION = ROOT / "docs" / "generation.json"
 GENERATION_BENCH = ROOT / "docs" / "generation_bench.json"
 TRAINING_COST = ROOT / "docs" / "training_cost.json"
 SPACE = ROOT / "docs" / "space.json"
-PAGES = ("README.md", "docs/evaluation.md", "docs/generation.md", "docs/scale.md", "docs/tatok.md")
+EXPORT = ROOT / "docs" / "export.json"
+PAGES = (
+    "README.md",
+    "docs/evaluation.md",
+    "docs/export.md",
+    "docs/generation.md",
+    "docs/scale.md",
+    "docs/tatok.md",
+)
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
 GENERATED_LABELS = ("emoji", "places/coast", "imagenette/parachute", "imagewoof/samoyed", "sketch/giraffe")
@@ -216,6 +224,33 @@ def generation() -> str:
     )
 
 
+def export() -> str:
+    """How near to the model its graphs are, and how large."""
+    result = read_json(EXPORT)
+    mebibytes = {Path(name).stem: size / 2**20 for name, size in result["bytes"].items()}
+    rounded = result["int8"]
+
+    def row(name: str, suffix: str, equal: dict, pixels: str, psnr: str) -> list[str]:
+        sizes = [f"{mebibytes[part + suffix]:.1f} MiB" for part in ("encoder_model", "decoder_model")]
+        return [name, *sizes, f"{equal['codes_equal']:.1%}", f"{equal['budgets_equal']:.1%}", pixels, psnr]
+
+    rows = [
+        row("float32", "", result, f"{result['pixels_difference']:.1e}", f"{rounded['psnr_exact']:.2f} dB"),
+        row(
+            "int8",
+            "_int8",
+            rounded,
+            "",
+            f"{rounded['psnr_rounded']:.2f} dB; {rounded['psnr_rounded_decoder']:.2f} with the codes of float32",
+        ),
+    ]
+    header = ["", "encoder", "decoder", "codes equal", "budgets equal", "pixels differ by at most", "PSNR"]
+    return (
+        f"`adatok export --int8 --out exported` on the {result['images']} sample pictures, embedded model:\n\n"
+        f"{markdown_table(header, rows)}"
+    )
+
+
 def tatok() -> str:
     """Ways to choose patches at the same number of tokens, and both models at equal bits."""
     study = read_json(STUDY / "tatok.json")
@@ -361,6 +396,7 @@ BLOCKS: tuple[Callable[[], str], ...] = (
     quality,
     policy,
     speed,
+    export,
     space,
     generation,
     generated,

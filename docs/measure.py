@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import figures
-from figures import BENCH, CHECKPOINTS, GENERATION, ROOT, STUDY
+from figures import BENCH, CHECKPOINTS, EXPORT, GENERATION, ROOT, STUDY
 from huggingface_hub import ModelCard
 
 from adatok_hf import AdaTokConfig, TaTokConfig, default_checkpoint
@@ -63,6 +63,9 @@ def measure_tokenizer(
         images = ["--train-data", data, "--eval-data", data, "--steps", heads_steps]
         run("study", "heads", "--model", adaptive, *images, "--out", STUDY)
     run("bench", "--model", adaptive, "--out", BENCH)
+    with tempfile.TemporaryDirectory() as exported:
+        run("export", "--int8", "--out", exported)
+        shutil.copyfile(Path(exported) / "export.json", EXPORT)
     draw_pictures()
 
 

@@ -27,7 +27,9 @@ def measure(figures):
     return importlib.import_module("measure")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md", "docs/generation.md", "docs/scale.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/evaluation.md", "docs/export.md", "docs/generation.md", "docs/scale.md"]
+)
 def test_pages_show_the_figures_that_were_measured(figures, page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert "<!-- figures: " in text and page in figures.PAGES
