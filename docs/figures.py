@@ -269,8 +269,19 @@ def tatok() -> str:
     header = ["arm", "tokens", "bits", "LPIPS", "PSNR", "against", "LPIPS less its", "PSNR less its"]
     return (
         f"{study['n']:,} held-out images, 95 % intervals over the images; `{checkpoint_name(study['model'])}` against "
-        f"`{checkpoint_name(study['adatok'])}`, which was trained as long.\n\n{markdown_table(header, rows)}"
+        f"`{checkpoint_name(study['adatok'])}`, which was trained as long.\n\n{markdown_table(header, rows)}\n\n"
+        f"By kind of image, what TaTok has less LPIPS than AdaTok at equal bits:\n\n{by_kind(study['groups'])}"
     )
+
+
+def by_kind(groups: list[dict]) -> str:
+    """The differences of both models at the fewest, a middle and the most bits that both can spend."""
+    pairs = sorted({(group["adatok_codes"], group["tokens"]) for group in groups})
+    pairs = [pairs[0], pairs[len(pairs) // 2], pairs[-1]]
+    at = {(group["kind"], group["adatok_codes"]): group["lpips"] for group in groups}
+    images = {group["kind"]: group["n"] for group in groups}
+    rows = [[kind, str(n), *(f"{at[kind, codes]:+.4f}" for codes, _ in pairs)] for kind, n in images.items()]
+    return markdown_table(["kind", "images", *(f"{tokens} tokens, {codes} codes" for codes, tokens in pairs)], rows)
 
 
 def fixed() -> str:
