@@ -109,7 +109,7 @@ def save_calibrated(
     out: str | Path,
     model: AdaTokModel | TaTokModel,
     processor: AdaTokImageProcessor | AdaTokImageProcessorPil,
-    **choice: float,
+    **choice: float | str,
 ):
     """
     Copies a checkpoint with another choice of how much is kept, see [`~adatok_hf.checkpoint.copy_checkpoint`]. What
@@ -120,7 +120,8 @@ def save_calibrated(
         out (`str` or `Path`): Folder of the copy, absent or empty. It appears complete or not at all.
         model ([`AdaTokModel`] or [`TaTokModel`]): The checkpoint's model; it stays as it is.
         processor ([`AdaTokImageProcessor`]): The checkpoint's image processor.
-        choice (`float`): For the configuration of the copy: `cost_bias` of an AdaTok, `threshold` of a TaTok.
+        choice (`float` or `str`): For the configuration of the copy: `cost_bias` of an AdaTok, `threshold` and
+            `threshold_rule` of a TaTok.
 
     Raises:
         `ValueError`: if `out` is a file or not empty, or the configuration refuses a value.
@@ -128,7 +129,7 @@ def save_calibrated(
     check_empty(out)
     config = copy.deepcopy(model.config)
     for name, value in choice.items():
-        setattr(config, name, float(value))
+        setattr(config, name, value)
     config.validate_architecture()
     metrics, card = without_choice(Path(source), model.config, config)
     copy_checkpoint(source, out, model, processor, config=config, metrics=metrics, card=card)

@@ -82,16 +82,19 @@ def calibrate_cost_bias(
     return (first + last) / 2
 
 
-def calibrate_threshold(model: TaTokModel, sorted_entropy: torch.Tensor, mean_tokens: float) -> float:
+def calibrate_threshold(
+    model: TaTokModel, sorted_entropy: torch.Tensor, mean_tokens: float, threshold_rule: str | None = None
+) -> float:
     """
-    Finds the threshold at which a TaTok, by the rule of its configuration, keeps a wanted mean number of tokens. The
-    mean never falls as a relative threshold rises and never rises with an absolute one, so bisection finds it.
+    Finds the threshold at which a TaTok keeps a wanted mean number of tokens. The mean never falls as a relative
+    threshold rises and never rises with an absolute one, so bisection finds it.
 
     Args:
         model ([`TaTokModel`]): The model.
         sorted_entropy (`torch.Tensor` of shape `(images, num_patches)`):
             Of the calibration images, as [`~adatok_hf.allocation.calibrate.score_patches`] gives it.
         mean_tokens (`float`): The wanted mean, the global tokens among them.
+        threshold_rule (`str`, *optional*): Of the threshold; that of the configuration if not given.
 
     Returns:
         `float`: for `config.threshold`.
@@ -103,10 +106,14 @@ def calibrate_threshold(model: TaTokModel, sorted_entropy: torch.Tensor, mean_to
     check_mean_budget(mean_tokens, [config.num_global_tokens, config.num_latent_tokens])
     if not torch.isfinite(sorted_entropy).all():
         raise ValueError("The entropies of the calibration images must be finite.")
-    is_relative = config.threshold_rule == "relative"
+    rule = threshold_rule or config.threshold_rule
+    is_relative = rule == "relative"
 
     def is_below(threshold: float) -> bool:
-        mean = config.num_global_tokens + model.count_kept(sorted_entropy, threshold).double().mean().item()
+        mean = (
+            config.num_global_tokens
+            + model.count_kept(sorted_entropy, threshold, threshold_rule=rule).double().mean().item()
+        )
         return mean < mean_tokens if is_relative else mean > mean_tokens
 
     low, high = _bisect(is_below, 0.0, 1.0 if is_relative else sorted_entropy.sum(dim=1).max().item())

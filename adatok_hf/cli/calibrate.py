@@ -16,6 +16,9 @@ def calibrate(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the calibrated copy of the model goes.")],
     split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
     max_images: MaxImagesOption = None,
+    threshold_rule: Annotated[
+        str | None, typer.Option(metavar="relative|absolute", help="Of a TaTok's threshold; the model's if not given.")
+    ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
 ):
@@ -30,6 +33,7 @@ def calibrate(
     from ..data import load_image_dataset
     from ..files import check_empty
     from ..hub import find_folder
+    from ..modeling.configuration_tatok import check_threshold
 
     check_empty(out)
     prepare_folder(out.absolute().parent)
@@ -39,10 +43,20 @@ def calibrate(
     if not is_tatok and not network.config.is_policy_trained:
         raise ValueError(f"The policy of {model_id} has not been trained; train it first: adatok train policy.")
     check_mean_budget(mean_budget, network.config.budgets)
+    if threshold_rule is not None and not is_tatok:
+        raise ValueError(f"A threshold belongs to a TaTok, and {model_id} is none; leave --threshold-rule out.")
     images = load_image_dataset(data, split, max_images)
-    choice, kept = (find_threshold if is_tatok else find_cost_bias)(network, processor, images, mean_budget)
+    if is_tatok:
+        rule = threshold_rule or network.config.threshold_rule
+        check_threshold(0, rule)
+        choice, kept = find_threshold(network, processor, images, mean_budget, rule)
+    else:
+        choice, kept = find_cost_bias(network, processor, images, mean_budget)
     save_calibrated(find_folder(model or default_checkpoint()), out, network, processor, **choice)
-    settings = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in choice.items())
+    settings = ", ".join(
+        f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, '.4g')}"
+        for name, value in choice.items()
+    )
     counts = Counter(kept)
     histogram = ", ".join(f"{budget}: {counts[budget]}" for budget in sorted({*network.config.budgets, *kept}))
     typer.echo(
@@ -65,12 +79,12 @@ def find_cost_bias(network, processor, images, mean_budget: float) -> tuple[dict
     return {"cost_bias": cost_bias}, [candidates[column] for column in columns]
 
 
-def find_threshold(network, processor, images, mean_budget: float) -> tuple[dict[str, float], list[int]]:
+def find_threshold(network, processor, images, mean_budget: float, rule: str) -> tuple[dict, list[int]]:
     """The threshold of a filter with the wanted mean, and the number of tokens of each image."""
     from ..allocation.calibrate import score_patches
     from ..allocation.choice import calibrate_threshold
 
     entropy = score_patches(network, processor, images, warn=say)
-    threshold = calibrate_threshold(network, entropy, mean_budget)
-    counts = network.count_kept(entropy, threshold)
-    return {"threshold": threshold}, (network.config.num_global_tokens + counts).tolist()
+    threshold = calibrate_threshold(network, entropy, mean_budget, rule)
+    counts = network.count_kept(entropy, threshold, threshold_rule=rule)
+    return {"threshold": threshold, "threshold_rule": rule}, (network.config.num_global_tokens + counts).tolist()

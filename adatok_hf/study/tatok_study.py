@@ -102,15 +102,12 @@ def filtering_arms(model: TaTokModel, codes: TaTokCodes, tokens: int, seed: int 
     scores["pixel variance"] = codes.variance
     arms = {name: keep_first(_falling(values), count) for name, values in {**scores, "random": noise}.items()}
     arms["DTF, prior in blocks"] = keep_first(codes.block_order, count)
-    chosen = model.config.threshold_rule
     for name, values in (("prior", codes.prior), ("surprisal", codes.surprisal), ("residual", codes.residual)):
         order = _falling(values)
         for rule in ("relative", "absolute"):
-            model.config.threshold_rule = rule
-            threshold = calibrate_threshold(model, values.gather(1, order), tokens)
-            counts = model.count_kept(values.gather(1, order), threshold)
+            threshold = calibrate_threshold(model, values.gather(1, order), tokens, rule)
+            counts = model.count_kept(values.gather(1, order), threshold, threshold_rule=rule)
             arms[f"DTF, {name}, {rule} threshold"] = keep_first(order, counts)
-    model.config.threshold_rule = chosen
     return arms
 
 

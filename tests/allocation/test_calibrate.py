@@ -307,8 +307,10 @@ def test_a_folder_that_fails_half_way_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("rule", ["relative", "absolute"])
-def test_a_tatok_keeps_the_wanted_mean(tatok_checkpoint, tiny_tatok, processor, pictures, tmp_path, capsys, rule):
+@pytest.mark.parametrize("rule, asked", [("relative", None), ("absolute", None), ("relative", "absolute")])
+def test_a_tatok_keeps_the_wanted_mean(
+    tatok_checkpoint, tiny_tatok, processor, pictures, tmp_path, capsys, rule, asked
+):
     tiny_tatok.config.threshold_rule, tiny_tatok.config.threshold = rule, 0.5
     tiny_tatok.save_pretrained(tatok_checkpoint)
     (tatok_checkpoint / "README.md").write_text(model_card(tiny_tatok.config, "a-model"))
@@ -318,18 +320,26 @@ def test_a_tatok_keeps_the_wanted_mean(tatok_checkpoint, tiny_tatok, processor, 
         picture.save(folder / f"{index}.png")
     out = tmp_path / "calibrated"
     arguments = ["calibrate", "--mean-budget", "9.4", "--data", folder, "--model", tatok_checkpoint, "--out", out]
+    arguments += [] if asked is None else ["--threshold-rule", asked]
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
     assert ended.value.code == 0
     model, loaded_processor = load_checkpoint(out, kinds=(TaTokModel,))
-    assert model.config.threshold_rule == rule and model.config.threshold != 0.5
+    assert model.config.threshold_rule == (asked or rule) and model.config.threshold != 0.5
     with torch.no_grad():
         encoded = model.encode(loaded_processor(pictures, return_tensors="pt")["pixel_values"])
     assert abs(encoded.num_tokens.double().mean().item() - 9.4) <= 0.55
     assert (out / "README.md").read_text() == model_card(model.config, "a-model")  # which names the threshold
-    assert f"threshold {model.config.threshold:.4g}, mean budget {encoded.num_tokens.double().mean():.2f}" in (
-        capsys.readouterr().out
-    )
+    choice = f"threshold {model.config.threshold:.4g}, threshold rule {model.config.threshold_rule}"
+    assert f"{choice}, mean budget {encoded.num_tokens.double().mean():.2f}" in capsys.readouterr().out
+
+
+def test_a_rule_that_is_none_and_a_model_that_has_none_are_named(calibrate, tatok_checkpoint, tmp_path):
+    code, _, stderr = calibrate(9, "--threshold-rule", "loose", model=tatok_checkpoint)
+    assert code == 2 and is_one_sentence(stderr) and "'loose'" in stderr
+    code, _, stderr = calibrate(9, "--threshold-rule", "absolute")
+    assert code == 2 and is_one_sentence(stderr) and "leave --threshold-rule out" in stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_mean_that_a_tatok_cannot_have_is_refused(tiny_tatok, one_sentence):
