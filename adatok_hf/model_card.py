@@ -201,9 +201,10 @@ def describe_tatok(config: TaTokConfig) -> tuple[str, str, str]:
     if config.threshold is None:
         policy = "It has no threshold yet: without one, or a number of tokens, every image keeps all patches."
     else:
-        kind = (
-            "share of the entropy that is kept" if config.threshold_rule == "relative" else "entropy that is dropped"
-        )
+        measure = {"prior": "entropy", "surprisal": "surprisal", "residual": "error"}[config.entropy]
+        kind = f"share of the {measure} that is kept"
+        if config.threshold_rule == "absolute":
+            kind = f"{measure} that is dropped"
         policy = f"In one forward pass it decides which, by the {kind}: {config.threshold:.4g}."
     facts = {
         "size": config.image_size,

@@ -84,7 +84,7 @@ def embed_tokenizer(checkpoint: Path, evaluation: dict, folder: Path):
     copy_checkpoint(checkpoint, folder, model, processor, metrics=metrics, card=card)
 
 
-def measure_tatok(data: str, work: Path, recipe: str, mean_tokens: int):
+def measure_tatok(data: str, work: Path, recipe: str, mean_tokens: int, entropy: str):
     """
     Trains a TaTok, and an AdaTok on as many images, with decoders of one size; calibrates, evaluates and studies the
     first beside the second, and embeds it. What has been made in `work` is not made again.
@@ -95,7 +95,7 @@ def measure_tatok(data: str, work: Path, recipe: str, mean_tokens: int):
         if not (folder / "metrics.json").is_file():
             run("train", stage, "--recipe", recipe, *images, *overrides, "--output-dir", folder)
     if not calibrated.is_dir():
-        choice = ["--mean-budget", mean_tokens, "--max-images", 4096]
+        choice = ["--mean-budget", mean_tokens, "--entropy", entropy, "--max-images", 4096]
         run("calibrate", *choice, "--data", data, "--model", tatok, "--out", calibrated)
     config = TaTokConfig.from_pretrained(calibrated)
     budgets = [config.num_global_tokens, config.num_latent_tokens // 3, config.num_latent_tokens]
@@ -196,6 +196,7 @@ def main():
     tatok.add_argument("--work", type=Path, default=Path("outputs/tatok"), help="Where all is kept.")
     tatok.add_argument("--recipe", default="tiny-64", help="Recipe of both.")
     tatok.add_argument("--mean_tokens", type=int, default=14, help="That the filter keeps on average.")
+    tatok.add_argument("--entropy", default="surprisal", help="What it filters by, chosen on training images.")
     tatok.set_defaults(measure=measure_tatok)
     arguments = vars(parser.parse_args())
     arguments.pop("measure")(**arguments)

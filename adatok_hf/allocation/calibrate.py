@@ -70,17 +70,21 @@ def score_patches(
     dataset: Dataset,
     batch_size: int = 32,
     warn: Callable[[str], object] = print,
+    entropy: str | None = None,
 ) -> torch.Tensor:
     """
-    The conditional entropies by which a TaTok filters the patches of images; arguments and errors are those of
-    [`score_images`].
+    The conditional entropies by which a TaTok filters the patches of images; the other arguments and the errors are
+    those of [`score_images`].
+
+    Args:
+        entropy (`str`, *optional*): Their kind, see [`TaTokConfig`]; that of the configuration if not given.
 
     Returns:
         `torch.FloatTensor` of shape `(images, num_patches)`: falling, in bits or the unit of the proxy, on the CPU.
     """
 
     def score(pixel_values: torch.Tensor) -> torch.Tensor:
-        encoded = model.encode(pixel_values, num_tokens=model.config.num_latent_tokens)
+        encoded = model.encode(pixel_values, num_tokens=model.config.num_latent_tokens, entropy=entropy)
         return encoded.patch_entropy.gather(1, encoded.patch_order)
 
     return _over_images(model, processor, dataset, batch_size, warn, score)
@@ -120,8 +124,8 @@ def save_calibrated(
         out (`str` or `Path`): Folder of the copy, absent or empty. It appears complete or not at all.
         model ([`AdaTokModel`] or [`TaTokModel`]): The checkpoint's model; it stays as it is.
         processor ([`AdaTokImageProcessor`]): The checkpoint's image processor.
-        choice (`float` or `str`): For the configuration of the copy: `cost_bias` of an AdaTok, `threshold` and
-            `threshold_rule` of a TaTok.
+        choice (`float` or `str`): For the configuration of the copy: `cost_bias` of an AdaTok, `threshold`,
+            `threshold_rule` and `entropy` of a TaTok.
 
     Raises:
         `ValueError`: if `out` is a file or not empty, or the configuration refuses a value.

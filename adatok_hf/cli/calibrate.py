@@ -19,6 +19,10 @@ def calibrate(
     threshold_rule: Annotated[
         str | None, typer.Option(metavar="relative|absolute", help="Of a TaTok's threshold; the model's if not given.")
     ] = None,
+    entropy: Annotated[
+        str | None,
+        typer.Option(metavar="prior|surprisal|residual", help="What a TaTok filters by; the model's if not given."),
+    ] = None,
     model: ModelOption = None,
     device: DeviceOption = None,
 ):
@@ -33,7 +37,6 @@ def calibrate(
     from ..data import load_image_dataset
     from ..files import check_empty
     from ..hub import find_folder
-    from ..modeling.configuration_tatok import check_threshold
 
     check_empty(out)
     prepare_folder(out.absolute().parent)
@@ -43,13 +46,14 @@ def calibrate(
     if not is_tatok and not network.config.is_policy_trained:
         raise ValueError(f"The policy of {model_id} has not been trained; train it first: adatok train policy.")
     check_mean_budget(mean_budget, network.config.budgets)
-    if threshold_rule is not None and not is_tatok:
-        raise ValueError(f"A threshold belongs to a TaTok, and {model_id} is none; leave --threshold-rule out.")
+    if (threshold_rule or entropy) is not None and not is_tatok:
+        raise ValueError(
+            f"Only a TaTok has a filter, and {model_id} is none; leave --threshold-rule and --entropy out."
+        )
     images = load_image_dataset(data, split, max_images)
     if is_tatok:
-        rule = threshold_rule or network.config.threshold_rule
-        check_threshold(0, rule)
-        choice, kept = find_threshold(network, processor, images, mean_budget, rule)
+        rule, kind = threshold_rule or network.config.threshold_rule, entropy or network.config.entropy
+        choice, kept = find_threshold(network, processor, images, mean_budget, rule, kind)
     else:
         choice, kept = find_cost_bias(network, processor, images, mean_budget)
     save_calibrated(find_folder(model or default_checkpoint()), out, network, processor, **choice)
@@ -79,12 +83,14 @@ def find_cost_bias(network, processor, images, mean_budget: float) -> tuple[dict
     return {"cost_bias": cost_bias}, [candidates[column] for column in columns]
 
 
-def find_threshold(network, processor, images, mean_budget: float, rule: str) -> tuple[dict, list[int]]:
+def find_threshold(network, processor, images, mean_budget: float, rule: str, kind: str) -> tuple[dict, list[int]]:
     """The threshold of a filter with the wanted mean, and the number of tokens of each image."""
     from ..allocation.calibrate import score_patches
     from ..allocation.choice import calibrate_threshold
 
-    entropy = score_patches(network, processor, images, warn=say)
+    entropy = score_patches(network, processor, images, warn=say, entropy=kind)
     threshold = calibrate_threshold(network, entropy, mean_budget, rule)
     counts = network.count_kept(entropy, threshold, threshold_rule=rule)
-    return {"threshold": threshold, "threshold_rule": rule}, (network.config.num_global_tokens + counts).tolist()
+    return {"threshold": threshold, "threshold_rule": rule, "entropy": kind}, (
+        network.config.num_global_tokens + counts
+    ).tolist()

@@ -320,25 +320,28 @@ def test_a_tatok_keeps_the_wanted_mean(
         picture.save(folder / f"{index}.png")
     out = tmp_path / "calibrated"
     arguments = ["calibrate", "--mean-budget", "9.4", "--data", folder, "--model", tatok_checkpoint, "--out", out]
-    arguments += [] if asked is None else ["--threshold-rule", asked]
+    arguments += [] if asked is None else ["--threshold-rule", asked, "--entropy", "surprisal"]
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
     assert ended.value.code == 0
     model, loaded_processor = load_checkpoint(out, kinds=(TaTokModel,))
+    assert model.config.entropy == ("prior" if asked is None else "surprisal")
     assert model.config.threshold_rule == (asked or rule) and model.config.threshold != 0.5
     with torch.no_grad():
         encoded = model.encode(loaded_processor(pictures, return_tensors="pt")["pixel_values"])
     assert abs(encoded.num_tokens.double().mean().item() - 9.4) <= 0.55
     assert (out / "README.md").read_text() == model_card(model.config, "a-model")  # which names the threshold
-    choice = f"threshold {model.config.threshold:.4g}, threshold rule {model.config.threshold_rule}"
+    config = model.config
+    choice = f"threshold {config.threshold:.4g}, threshold rule {config.threshold_rule}, entropy {config.entropy}"
     assert f"{choice}, mean budget {encoded.num_tokens.double().mean():.2f}" in capsys.readouterr().out
 
 
-def test_a_rule_that_is_none_and_a_model_that_has_none_are_named(calibrate, tatok_checkpoint, tmp_path):
-    code, _, stderr = calibrate(9, "--threshold-rule", "loose", model=tatok_checkpoint)
-    assert code == 2 and is_one_sentence(stderr) and "'loose'" in stderr
+def test_a_filter_that_is_none_and_a_model_that_has_none_are_named(calibrate, tatok_checkpoint, tmp_path):
+    for option in ("--threshold-rule", "--entropy"):
+        code, _, stderr = calibrate(9, option, "loose", model=tatok_checkpoint)
+        assert code == 2 and is_one_sentence(stderr) and "'loose'" in stderr
     code, _, stderr = calibrate(9, "--threshold-rule", "absolute")
-    assert code == 2 and is_one_sentence(stderr) and "leave --threshold-rule out" in stderr
+    assert code == 2 and is_one_sentence(stderr) and "leave --threshold-rule and --entropy out" in stderr
     assert not (tmp_path / "out").exists()
 
 
