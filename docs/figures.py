@@ -274,6 +274,11 @@ def tatok() -> str:
     )
 
 
+def tatok_grid() -> str:
+    """How the picture of the embedded TaTok is made."""
+    return f"*By `{' '.join(tatok_grid_command())}`.*"
+
+
 def by_kind(groups: list[dict]) -> str:
     """The differences of both models at the fewest, a middle and the most bits that both can spend."""
     pairs = sorted({(group["adatok_codes"], group["tokens"]) for group in groups})
@@ -412,6 +417,7 @@ BLOCKS: tuple[Callable[[], str], ...] = (
     generation,
     generated,
     tatok,
+    tatok_grid,
     fixed,
     claims,
     training_cost,
@@ -451,6 +457,16 @@ def grid_command(config: AdaTokConfig) -> list[str]:
     budgets = [config.num_latent_tokens // 2**power for power in (3, 2, 1, 0)]
     shown = "adatok_hf/samples/{" + ",".join(GRID_SAMPLES) + "}*"
     return ["adatok", "reconstruct", shown, "--budgets", ",".join(map(str, budgets)), "--out", "grid"]
+
+
+def tatok_grid_command() -> list[str]:
+    """Makes the grid of the embedded TaTok: its global tokens alone, two numbers in between, and all tokens."""
+    folder = Path(checkpoints()["tatok-tiny-64"])
+    config = TaTokConfig.from_pretrained(folder)
+    budgets = (config.num_global_tokens, 14, config.num_latent_tokens // 3, config.num_latent_tokens)
+    shown = "adatok_hf/samples/{" + ",".join(GRID_SAMPLES) + "}*"
+    model = ["--model", str(folder.relative_to(ROOT))]
+    return ["adatok", "reconstruct", shown, *model, "--budgets", ",".join(map(str, budgets)), "--out", "tatok"]
 
 
 def main():

@@ -105,9 +105,8 @@ def measure_tatok(data: str, work: Path, recipe: str, mean_tokens: int, entropy:
     embed_tokenizer(calibrated, read_json(work / "evaluation" / "results.json"), CHECKPOINTS / calibrated.name)
     models = ["--model", calibrated, "--adatok", twin, "--tokens", mean_tokens]
     run("study", "tatok", *models, *images, "--max-images", 1024, "--out", STUDY)
-    shown = ["--budgets", ",".join(map(str, (budgets[0], mean_tokens, *budgets[1:])))]
     samples = figures.sample_files(figures.GRID_SAMPLES)
-    draw_grid("tatok", "reconstruct", *samples, *shown, "--model", CHECKPOINTS / calibrated.name)
+    draw_grid("tatok", "reconstruct", *samples, *figures.tatok_grid_command()[3:-2])
 
 
 def as_long(recipe: str) -> list[str]:
