@@ -269,7 +269,7 @@ def tatok() -> str:
     header = ["arm", "tokens", "bits", "LPIPS", "PSNR", "against", "LPIPS less its", "PSNR less its"]
     return (
         f"{study['n']:,} held-out images, 95 % intervals over the images; `{checkpoint_name(study['model'])}` against "
-        f"`{checkpoint_name(study['adatok'])}`, which was trained as long.\n\n{markdown_table(header, rows)}\n\n"
+        f"`{checkpoint_name(study['adatok'])}`.\n\n{markdown_table(header, rows)}\n\n"
         f"By kind of image, what TaTok has less LPIPS than AdaTok at equal bits:\n\n{by_kind(study['groups'])}"
     )
 
