@@ -124,7 +124,8 @@ def run_tatok_study(
     block_size: int = 4,
 ) -> dict:
     """
-    Measures every way to choose patches at the same number of tokens, and both models at equal bits.
+    Measures every way to choose patches at the same number of tokens, and both models at equal bits, where the TaTok
+    filters as its configuration says.
 
     Args:
         tatok ([`~adatok_hf.codec.sequential_tatok.SequentialTaTok`]): The TaTok.
@@ -173,8 +174,9 @@ def run_tatok_study(
     arms["globals hidden, same patches"] = (keep_first(order, tokens - config.num_global_tokens), False)
     matches = {budget: _tokens_for(config, adatok.config.count_bits(budget)) for budget in adatok.config.budgets}
     matches = {budget: found for budget, found in matches.items() if found is not None}
+    own = _falling(getattr(codes, config.entropy))
     for found in {*matches.values(), config.num_global_tokens, config.num_latent_tokens}:
-        arms[_name(found)] = (keep_first(order, found - config.num_global_tokens), True)
+        arms[_name(found)] = (keep_first(own, found - config.num_global_tokens), True)
     values = _measure_arms(model, processor, images, codes, arms, lpips)
     for column, budget in enumerate(adatok.config.budgets):
         measured = {name: torch.cat([part[name][:, column] for part in pairs]).numpy() for name in ("lpips", "psnr")}

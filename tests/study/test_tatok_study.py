@@ -105,6 +105,21 @@ def test_tatok_meets_adatok_at_no_more_bits(result, tiny_tatok, tiny_model):
         assert mean == pytest.approx(tatok["lpips"] - rows[f"AdaTok, {budget} codes"]["lpips"], abs=1e-6)
 
 
+def test_the_tatok_that_meets_adatok_filters_as_its_configuration_says(
+    tiny_tatok, tiny_model, processor, images, pixel_values, lpips
+):
+    tiny_tatok.config.entropy = "surprisal"
+    models = (SequentialTaTok(tiny_tatok), processor, tiny_model, processor)
+    rows = run_tatok_study(*models, images, lpips, tokens=9)["rows"]
+    matched = next(row for row in rows if row["against"] == "AdaTok, 8 codes")
+    with torch.no_grad():
+        pixels = tiny_tatok.decode(
+            tiny_tatok.encode(pixel_values, num_tokens=int(matched["mean_tokens"]))
+        ).pixel_values
+    measured = measure_pixels(pixels, pixel_values, lpips)
+    assert matched["lpips"] == pytest.approx(measured["lpips"].mean().item(), abs=1e-5)
+
+
 def test_the_command_ends_in_one_json_object(
     tatok_checkpoint, tiny_checkpoint, pictures, tmp_path, weights_dir, capsys
 ):
