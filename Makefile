@@ -26,7 +26,7 @@ browser: $(VENV)/.installed
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
-# What takes minutes each; the twenty kills of a bulk job, up to an hour, run by hand (docs/scale.md)
+# What takes minutes each; the twenty kills of a bulk job run by hand (docs/scale.md)
 slow: $(VENV)/.installed
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow -k "not twenty" -n 2 --dist loadscope
 
