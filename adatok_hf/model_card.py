@@ -10,7 +10,7 @@ from .modeling import AdaTokConfig, TaTokConfig
 
 
 CARD_NAME = "README.md"
-CHOICE_LABEL = "chosen by the policy"
+CHOICE_LABEL = "chosen by the model"
 OF_MEASUREMENT = ("quality measured on", "LPIPS above", "codebook use")  # training facts that explain the rows
 SNIPPET = """```python
 import torch

@@ -84,7 +84,7 @@ def test_card_and_metrics_of_an_embedded_checkpoint_agree(figures):
     for folder in map(Path, checkpoints().values()):
         card = (folder / "README.md").read_text(encoding="utf-8")
         for row in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]:
-            budget = f"chosen by the policy, {row['mean_budget']:.2f}" if row["budget"] == "auto" else row["budget"]
+            budget = f"chosen by the model, {row['mean_budget']:.2f}" if row["budget"] == "auto" else row["budget"]
             (line,) = [line for line in card.splitlines() if line.startswith(f"| {budget} ")]
             assert f"| {row['psnr']:.4g} |" in line and f"{row['lpips']:.4g}" in line
 

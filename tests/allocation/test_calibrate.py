@@ -285,7 +285,7 @@ def test_damaged_images_alone_are_one_sentence(calibrate, data, tmp_path):
 def test_what_was_measured_of_the_old_choice_stays_behind(calibrate, checkpoint, tmp_path, tiny_config):
     rows = [{"budget": 4, "psnr": 17.5}, {"budget": "auto", "mean_budget": 9.5, "psnr": 18.25}]
     (checkpoint / "metrics.json").write_text(json.dumps({"rows": rows, "training": {"steps": 3}}))
-    card = model_card(tiny_config, "a-model", {"rows": rows}) + "By hand: | chosen by the policy |\n"
+    card = model_card(tiny_config, "a-model", {"rows": rows}) + "By hand: | chosen by the model |\n"
     (checkpoint / "README.md").write_text(card)
     assert calibrate(7)[0] == 0
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())

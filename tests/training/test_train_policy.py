@@ -78,7 +78,7 @@ def test_card_says_which_weights_and_which_mean_and_keeps_the_licence(run, tmp_p
     metrics = run()
     card = (tmp_path / "out" / "README.md").read_text()
     assert "license: cc-by-nc-4.0" in card and "decides how many codes each image deserves" in card
-    assert f"chosen by the policy, {metrics['mean_budget']:.4g} on average" in card
+    assert f"chosen by the model, {metrics['mean_budget']:.4g} on average" in card
     assert "gradient rule, final weights 0." in card and "- data: drawings" in card
     assert "codebook use" not in card
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
