@@ -175,7 +175,7 @@ def run_tatok_study(
     matches = {budget: _tokens_for(config, adatok.config.count_bits(budget)) for budget in adatok.config.budgets}
     matches = {budget: found for budget, found in matches.items() if found is not None}
     own = _falling(getattr(codes, config.entropy))
-    for found in {*matches.values(), config.num_global_tokens, config.num_latent_tokens}:
+    for found in sorted({*matches.values(), config.num_global_tokens, config.num_latent_tokens}):
         arms[_name(found)] = (keep_first(own, found - config.num_global_tokens), True)
     values = _measure_arms(model, processor, images, codes, arms, lpips)
     for column, budget in enumerate(adatok.config.budgets):
