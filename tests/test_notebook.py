@@ -18,6 +18,7 @@ def notebook():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
+@pytest.mark.slow
 def test_every_cell_runs(notebook, tmp_path, weights_dir, monkeypatch):
     for name, value in {
         "ADATOK_WEIGHTS_DIR": str(weights_dir),
