@@ -201,7 +201,22 @@ def speed() -> str:
         f"Encoding and searching are compared with `encode`, decoding with one budget of {bench['mean_budget']} for "
         "all, the mean that the policy chooses for the sample pictures. The policy takes "
         f"{bench['policy_share']:.1%} of encoding, where a search for budgets takes {search:.1f} times all of it. "
-        f"Under `torch.compile` ten budget assignments cost {bench['recompilations']} recompilations."
+        f"Under `torch.compile` ten budget assignments cost {bench['recompilations']} recompilations. {ceiling(bench)}"
+    )
+
+
+def ceiling(bench: dict) -> str:
+    """How far calls are from the fastest products of the machine, and so how much faster they could be."""
+    batch = bench["batch_size"]
+    share = {(row["dtype"], row["name"]): row["ceiling_share"] for row in bench["sweep"] if row["batch_size"] == batch}
+    reached = [
+        f"{share[dtype, 'encode']:.0%} and {share[dtype, 'decode mixed']:.0%} in {dtype}"
+        for dtype in ("float32", "bfloat16")
+    ]
+    return (
+        "Of the fastest product that the machine has, by MKL or oneDNN, encode and decode reach "
+        f"{' and '.join(reached)}, so that no other product could make encode in float32 more than "
+        f"{1 / share['float32', 'encode']:.2f} times as fast."
     )
 
 
