@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from ..extras import require
+from ..files import remove_left_overs
 from .tokenize_dataset import ShardWriter, TokenizeJob, count, read_skipped, summary
 
 
@@ -69,6 +70,7 @@ def tokenize_on_ray(
             for image, reason in read_skipped(write.path(index)).items():
                 say(f"skipped image {image}: {reason}")
             progress.update(len(write.images_of(index)))
+    remove_left_overs(out)  # of actors that died while they wrote
     return summary(made, there)
 
 

@@ -18,6 +18,7 @@ import pytest
 from adatok_hf import default_checkpoint
 from adatok_hf.codec.tokenize_dataset import ShardWriter, TokenizeJob, read_skipped, tokenize_dataset
 from adatok_hf.codec.tokenize_on_ray import ShardWorker, tokenize_on_ray
+from adatok_hf.files import is_temporary
 
 
 NAMES = {"actor": "ray::MapWorker", "node": "raylet/raylet"}
@@ -40,7 +41,7 @@ def load(folder: Path) -> list[dict]:
 
 
 def shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet"))
+    return sorted(path for path in folder.glob("*.parquet") if not is_temporary(path.name))
 
 
 def kill_one(process: psutil.Process, kind: str, choose: random.Random) -> bool:
@@ -76,6 +77,7 @@ def test_an_actor_is_killed_and_the_rows_are_those_of_the_local_engine(make_job,
     assert load(out) == load(tmp_path / "local")
     assert len(said) == 1 and "picture-02.png" in said[0]
     assert list(read_skipped(shards(out)[0])) == ["picture-02.png"]
+    assert sorted(out.iterdir()) == shards(out)
     assert tokenize_on_ray(job, out)["shards_there"] == 8
 
 
