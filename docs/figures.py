@@ -6,6 +6,7 @@ Every figure of README and docs: what the commands of `docs/measure.py` found, w
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 from claims import claims_table, difference, of_fixed_lengths, of_generation, of_tatok, of_the_checkpoint
 from transformers import AutoConfig
@@ -26,6 +27,7 @@ GENERATION_BENCH = ROOT / "docs" / "generation_bench.json"
 TRAINING_COST = ROOT / "docs" / "training_cost.json"
 SPACE = ROOT / "docs" / "space.json"
 EXPORT = ROOT / "docs" / "export.json"
+BULK = ROOT / "docs" / "bulk.json"
 PAGES = (
     "README.md",
     "docs/claims.md",
@@ -373,6 +375,30 @@ def claims() -> str:
     return claims_table(rows)
 
 
+def bulk() -> str:
+    """How fast the engines of bulk tokenisation are."""
+    result = read_json(BULK)
+    rows = []
+    for row in result["rows"]:
+        rate = row["images_per_second"]
+        rates = (
+            ["", "", ""] if rate is None else [f"{rate:.0f}", f"{row['ratio']:.2f}", f"{row['start_seconds']:.0f} s"]
+        )
+        rows.append([row["arm"], f"{median(row['seconds']):.1f} s", *rates, str(row["images_with_other_codes"])])
+    header = [
+        "engine",
+        f"all of {result['images']:,} images",
+        "images a second",
+        "ratio",
+        "start",
+        "images with other codes",
+    ]
+    return (
+        f"Medians of {result['repeats']} rounds, each process with one thread; the rate is that of the images beyond "
+        f"the first {result['few']}, left out where these took as long as all.\n\n{markdown_table(header, rows)}"
+    )
+
+
 def space() -> str:
     """How quick and how bearable the Space is."""
     result = read_json(SPACE)
@@ -435,6 +461,7 @@ BLOCKS: tuple[Callable[[], str], ...] = (
     policy,
     speed,
     export,
+    bulk,
     space,
     generation,
     generated,
