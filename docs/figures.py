@@ -176,8 +176,8 @@ def heads() -> str:
         difference(means[arm]["lpips_minus_k_heads"], means[arm]["ci"]) for arm in ("no heads", "shared head")
     )
     return (
-        f"In {study['steps']} further steps from a common base the heads gain {none} LPIPS against none, {shared} "
-        "against one shared head of as many parameters."
+        f"In {study['steps']} further steps from a common base the heads of `{study['model']}` gain {none} LPIPS "
+        f"against none, {shared} against one shared head of as many parameters."
     )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import set_seed
 
-from ..checkpoint import load_checkpoint, model_hash
+from ..checkpoint import checkpoint_name, load_checkpoint, model_hash
 from ..data import ImageCollator, load_image_dataset
 from ..files import write_json
 from ..metrics.budgets import measure_budgets
@@ -292,6 +292,7 @@ def run_heads_study(
             store_measures(path, settings, arm, measure(model, batches, lpips, budgets))
         measured.setdefault(arm, []).append(_read(path, settings))
     result = {
+        "model": checkpoint_name(checkpoint),
         "steps": steps,
         "images_per_step": batch_size,
         "seeds": seeds,

@@ -217,8 +217,9 @@ def test_the_measures_are_those_of_the_averaged_weights_and_of_the_checkpoint(st
         np.testing.assert_allclose(stored(out, name)["lpips"][:, 1], lpips, atol=1e-5)
 
 
-def test_the_result_has_a_row_for_every_arm_and_budget_and_is_json(study):
+def test_the_result_has_a_row_for_every_arm_and_budget_and_is_json(study, inputs):
     result, out, _ = study
+    assert result["model"] == Path(inputs["checkpoint"]).name
     names = ["checkpoint, heads on", "checkpoint, heads zeroed", *ARMS]
     assert [(row["arm"], row["budget"]) for row in result["rows"]] == [
         (arm, budget) for arm in names for budget in (*BUDGETS, "mean")
