@@ -66,7 +66,7 @@ def of_the_checkpoint(rows: list[dict], study: dict) -> Iterator[Row]:
         "No fixed weights of the two rewards beat those that find themselves",
         f"up to {behind:.4f} LPIPS behind the front of {sum(arm['arm'].startswith('fixed') for arm in arms)} fixed "
         "weights",
-        HOLDS if behind <= 0 else DOES_NOT,
+        HOLDS if behind <= 0 else UNDECIDED if behind < 5e-4 else DOES_NOT,
     )
 
 

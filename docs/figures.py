@@ -151,7 +151,7 @@ def policy() -> str:
 
 def of_another(model: str, verb: str) -> str:
     """Says so where figures are of another checkpoint than the shipped one."""
-    shipped = checkpoint_name(shipped_folder())
+    model, shipped = checkpoint_name(model), checkpoint_name(shipped_folder())
     return "" if model == shipped else f"Of `{model}`, which shipped before; `{shipped}` has not been {verb} yet. "
 
 
