@@ -133,7 +133,7 @@ def save_calibrated(
     check_empty(out)
     config = copy.deepcopy(model.config)
     for name, value in choice.items():
-        setattr(config, name, value)
+        setattr(config, name, value if isinstance(value, str) else float(value))
     config.validate_architecture()
     metrics, card = without_choice(Path(source), model.config, config)
     copy_checkpoint(source, out, model, processor, config=config, metrics=metrics, card=card)

@@ -110,10 +110,8 @@ def calibrate_threshold(
     is_relative = rule == "relative"
 
     def is_below(threshold: float) -> bool:
-        mean = (
-            config.num_global_tokens
-            + model.count_kept(sorted_entropy, threshold, threshold_rule=rule).double().mean().item()
-        )
+        counts = model.count_kept(sorted_entropy, threshold, threshold_rule=rule)
+        mean = config.num_global_tokens + counts.double().mean().item()
         return mean < mean_tokens if is_relative else mean > mean_tokens
 
     low, high = _bisect(is_below, 0.0, 1.0 if is_relative else sorted_entropy.sum(dim=1).max().item())

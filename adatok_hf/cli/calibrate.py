@@ -52,8 +52,7 @@ def calibrate(
         )
     images = load_image_dataset(data, split, max_images)
     if is_tatok:
-        rule, kind = threshold_rule or network.config.threshold_rule, entropy or network.config.entropy
-        choice, kept = find_threshold(network, processor, images, mean_budget, rule, kind)
+        choice, kept = find_threshold(network, processor, images, mean_budget, threshold_rule, entropy)
     else:
         choice, kept = find_cost_bias(network, processor, images, mean_budget)
     save_calibrated(find_folder(model or default_checkpoint()), out, network, processor, **choice)
@@ -83,14 +82,17 @@ def find_cost_bias(network, processor, images, mean_budget: float) -> tuple[dict
     return {"cost_bias": cost_bias}, [candidates[column] for column in columns]
 
 
-def find_threshold(network, processor, images, mean_budget: float, rule: str, kind: str) -> tuple[dict, list[int]]:
-    """The threshold of a filter with the wanted mean, and the number of tokens of each image."""
+def find_threshold(
+    network, processor, images, mean_budget: float, rule: str | None, kind: str | None
+) -> tuple[dict, list[int]]:
+    """The filter with the wanted mean, by a rule and a kind of entropy or the model's, and each image's tokens."""
     from ..allocation.calibrate import score_patches
     from ..allocation.choice import calibrate_threshold
 
+    config = network.config
+    rule, kind = rule or config.threshold_rule, kind or config.entropy
     entropy = score_patches(network, processor, images, warn=say, entropy=kind)
     threshold = calibrate_threshold(network, entropy, mean_budget, rule)
     counts = network.count_kept(entropy, threshold, threshold_rule=rule)
-    return {"threshold": threshold, "threshold_rule": rule, "entropy": kind}, (
-        network.config.num_global_tokens + counts
-    ).tolist()
+    choice = {"threshold": threshold, "threshold_rule": rule, "entropy": kind}
+    return choice, (config.num_global_tokens + counts).tolist()
