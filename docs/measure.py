@@ -173,6 +173,13 @@ def embed_generator(generator: Path, tokenizer: Path):
         shutil.copytree(temporary, tokenizer.parent, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True)
 
 
+def measure_fixed(data: str, work: Path, recipe: str, fixed_budget: int):
+    """Trains the arms of the study of fixed lengths and compares them. What has been made in `work` stays."""
+    images = ["--train-data", data, "--eval-data", data]
+    run("study", "fixed", "--recipe", recipe, *images, "--fixed-budget", fixed_budget, "--rfid", "--out", work)
+    shutil.copyfile(work / "fixed.json", STUDY / "fixed.json")
+
+
 def main():
     """Measures what is named."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -197,6 +204,11 @@ def main():
     tatok.add_argument("--mean_tokens", type=int, default=14, help="That the filter keeps on average.")
     tatok.add_argument("--entropy", default="surprisal", help="What it filters by, chosen on training images.")
     tatok.set_defaults(measure=measure_tatok)
+    fixed = commands.add_parser("fixed", help="Adaptive tokenizers beside such of fixed length.")
+    fixed.add_argument("--work", type=Path, default=Path("outputs/fixed"), help="Where all is kept.")
+    fixed.add_argument("--recipe", default="pilot-64", help="Recipe of all arms.")
+    fixed.add_argument("--fixed_budget", type=int, default=16, help="The fixed length, and the mean of all arms.")
+    fixed.set_defaults(measure=measure_fixed)
     arguments = vars(parser.parse_args())
     arguments.pop("measure")(**arguments)
 
