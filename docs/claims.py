@@ -7,6 +7,7 @@ from adatok_hf.tables import markdown_table
 
 Row = tuple[str, str, str]
 SMALL = 5e-4  # differences of LPIPS about which the intervals of the studies begin to say something
+ONE_BUDGET = 0.9  # a share of the images that would make a policy one of a single budget
 HOLDS, DOES_NOT, UNDECIDED = "holds", "does not hold", "cannot be decided"
 
 
@@ -68,6 +69,34 @@ def of_the_checkpoint(rows: list[dict], study: dict) -> Iterator[Row]:
         f"up to {behind:.4f} LPIPS behind the front of {sum(arm['arm'].startswith('fixed') for arm in arms)} fixed "
         f"weights; without an interval, less than {SMALL} decides nothing",
         HOLDS if behind <= 0 else UNDECIDED if behind < SMALL else DOES_NOT,
+    )
+    yield from of_the_policy(study)
+
+
+def of_the_policy(study: dict) -> Iterator[Row]:
+    """What the policy's choices come from, and how many they are."""
+    by_size = next(row for row in study["rows"] if row["arm"] == "by WebP size")
+    views = {row["sees"]: row for row in study["ablations"]["views"]}
+    for claim, name, row in (
+        ("The policy does more than mimic the size of a file", "budgets by the size of the WebP file", by_size),
+        ("And sees more than that size", "a policy that sees nothing else", views["file size"]),
+        ("It needs the patch states", "a policy without them", views["latent states"]),
+        ("It needs the latent states", "a policy without them", views["patch states"]),
+    ):
+        yield claim, f"LPIPS of {name} {difference(row['difference'], row['ci'], '+.4f')}", is_more(row["ci"])
+    fewest, *_, most = sorted(study["ablations"]["candidates"], key=lambda row: row["candidates"])
+    yield (
+        "More candidates serve it better",
+        f"LPIPS with {fewest['candidates']} instead of {most['candidates']} "
+        f"{difference(fewest['difference'], fewest['ci'], '+.4f')}",
+        is_more(fewest["ci"]),
+    )
+    trained = next(row for row in study["ablations"]["weighting"] if row["arm"] == "gradient")
+    yield (
+        f"It does not fall onto one budget (at most {ONE_BUDGET:.0%} of the images get the same)",
+        f"the most frequent budget goes to {trained['top_share']:.0%}; the entropy of its choice is "
+        f"{trained['entropy']:.2f} nats of at most {trained['largest_entropy']:.2f}",
+        HOLDS if trained["top_share"] <= ONE_BUDGET else DOES_NOT,
     )
 
 

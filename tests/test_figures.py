@@ -76,9 +76,19 @@ def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
     rows.append({"budget": "auto", "lpips": 0.2, "rfid": 75.0, "mean_budget": 15.2})
     weighting = [{"arm": "gradient", "distance_to_sweep": 0.01}, {"arm": "fixed 0.5", "distance_to_sweep": 0.0}]
     uniform = {"arm": "uniform", "difference": 0.002, "ci": [0.001, 0.003]}
-    study = {"rows": [uniform], "ablations": {"weighting": weighting}}
+    weighting[0] |= {"top_share": 0.95, "entropy": 0.2, "largest_entropy": 2.1}
+    by_size, worse, alike = ({"difference": d, "ci": [d - 0.001, d + 0.001]} for d in (-0.002, 0.002, 0.0))
+    views = [{"sees": "file size"} | worse, {"sees": "patch states"} | alike, {"sees": "latent states"} | worse]
+    candidates = [{"candidates": 4} | worse, {"candidates": 8} | alike]
+    study = {
+        "rows": [uniform, {"arm": "by WebP size"} | by_size],
+        "ablations": {"weighting": weighting, "views": views, "candidates": candidates},
+    }
     verdicts = {claim: verdict for claim, _, verdict in claims.of_the_checkpoint(rows, study)}
-    assert list(verdicts.values()) == ["holds", "holds", "holds", "does not hold"]
+    assert list(verdicts.values()) == [
+        *("holds", "holds", "holds", "does not hold"),
+        *("does not hold", "holds", "holds", "cannot be decided", "holds", "does not hold"),
+    ]
     rows[1]["lpips"] = 0.5
     rows[-1]["rfid"] = 90.0
     assert [verdict for *_, verdict in claims.of_the_checkpoint(rows, study)][:2] == ["does not hold"] * 2
