@@ -207,9 +207,32 @@ def model_hash(model: torch.nn.Module) -> str:
     Returns:
         `str`: 64 hexadecimal digits.
     """
-    digest = hashlib.sha256(json.dumps(architecture(model.config), sort_keys=True).encode())
+    return _fingerprint(model, architecture(model.config), ("policy.", "prior."))
+
+
+def codes_hash(model: torch.nn.Module) -> str:
+    """
+    Fingerprint of what decides which codes an image gets: as [`model_hash`], but without the decoder, so that what was
+    trained on codes, such as a generator, stays with a tokenizer whose decoder goes on to be trained.
+
+    Args:
+        model ([`AdaTokModel`] or [`TaTokModel`]): The model.
+
+    Returns:
+        `str`: 64 hexadecimal digits.
+    """
+    of_encoder = {
+        name: value
+        for name, value in architecture(model.config).items()
+        if not name.startswith(("decoder_", "pixel_decoder_", "lora_"))
+    }
+    return _fingerprint(model, of_encoder, ("policy.", "prior.", "decoder."))
+
+
+def _fingerprint(model: torch.nn.Module, facts: dict, left_out: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(("policy.", "prior.")):
+        if not name.startswith(left_out):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -381,6 +404,7 @@ def _load_processor(folder: Path, config: PreTrainedConfig, name: str | Path) ->
 __all__ = [
     "ANY_MODEL",
     "checkpoint_name",
+    "codes_hash",
     "copy_checkpoint",
     "load_checkpoint",
     "model_hash",

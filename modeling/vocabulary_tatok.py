@@ -26,7 +26,7 @@ class TaTokVocabulary(GeneratorVocabulary):
         class_names (`Sequence[str]`, *optional*): Names of the classes, all different; none for a generator that is
             not conditioned.
         tokenizer_hash (`str`, *optional*): Fingerprint of the tokenizer whose codes these are, see
-            `adatok_hf.checkpoint.model_hash`.
+            `adatok_hf.checkpoint.codes_hash`.
 
     Raises:
         `ValueError`: if a number is below 1, or a name is there twice.

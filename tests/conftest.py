@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 
 from adatok_hf import AdaTokConfig, AdaTokImageProcessor, AdaTokModel, TaTokConfig, TaTokModel
 from adatok_hf.allocation.reward_table import RewardTable, RewardTableInfo
-from adatok_hf.checkpoint import model_hash
+from adatok_hf.checkpoint import codes_hash
 from adatok_hf.metrics.perceptual import BACKBONE_FILES
 from adatok_hf.modeling.vocabulary_adatok import ImageVocabulary
 from adatok_hf.modeling.vocabulary_tatok import TaTokVocabulary
@@ -232,7 +232,7 @@ def vocabulary(tiny_model) -> ImageVocabulary:
     """Of three classes and the codes of `tiny_model`."""
     config = tiny_model.config
     names = ["emoji", "places/abbey", "places/alley"]
-    return ImageVocabulary(config.codebook_size, config.budgets, names, model_hash(tiny_model))
+    return ImageVocabulary(config.codebook_size, config.budgets, names, codes_hash(tiny_model))
 
 
 def make_generator(vocabulary: ImageVocabulary | TaTokVocabulary) -> LlamaForCausalLM:
@@ -253,7 +253,7 @@ def generator(vocabulary) -> LlamaForCausalLM:
 @pytest.fixture
 def tatok_vocabulary(tiny_tatok) -> TaTokVocabulary:
     """Of two classes and the codes of `tiny_tatok`."""
-    return TaTokVocabulary.for_tokenizer(tiny_tatok.config, ["emoji", "places/abbey"], model_hash(tiny_tatok))
+    return TaTokVocabulary.for_tokenizer(tiny_tatok.config, ["emoji", "places/abbey"], codes_hash(tiny_tatok))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from ..checkpoint import ANY_MODEL, load_checkpoint, model_hash, policy_hash
+from ..checkpoint import ANY_MODEL, codes_hash, load_checkpoint, model_hash, policy_hash
 from ..data import ImageFolder, load_image_dataset, random_square
 from ..files import first_line, whole_file
 from ..parquet import check_parquet, import_pyarrow
@@ -22,7 +22,7 @@ from .sequential_tatok import SequentialTaTok, in_sequences
 FORMAT = "adatok-codes-dataset"
 TATOK_FACTS = ("num_global_tokens", "global_codebook_size", "num_patches", "patch_codebook_size")
 SKIPPED = "adatok-skipped-images"
-FACTS = {"num_images": int, "images_per_shard": int, "codebook_size": int, "model_hash": str}
+FACTS = {"num_images": int, "images_per_shard": int, "codebook_size": int, "codes_hash": str}
 FACTS |= {"candidate_budgets": list, "class_names": list}
 UNREADABLE = (OSError, SyntaxError, ValueError)  # of a picture: what PIL and the image processor raise
 
@@ -111,6 +111,7 @@ class ShardWriter:
         settings = {name: value for name, value in asdict(job).items() if name != "model"}  # the hashes say more
         self.facts = settings | {
             "model_hash": model_hash(model),
+            "codes_hash": codes_hash(model),
             # A TaTok's prior chooses the patches, however many.
             "policy_hash": policy_hash(model) if job.budgets is None or is_tatok else None,
             "num_images": len(self.rows),

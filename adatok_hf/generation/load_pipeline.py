@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from .. import default_checkpoint
-from ..checkpoint import load_checkpoint, model_hash
+from ..checkpoint import codes_hash, load_checkpoint
 from ..files import first_line, read_json
 from ..hub import find_folder
 from ..modeling import AdaTokImageProcessor, TaTokModel
@@ -82,10 +82,10 @@ def load_tatok_generator(
 def check_fingerprint(vocabulary: GeneratorVocabulary, tokenizer: PreTrainedModel, source: str | Path):
     """Raises a `ValueError` if a vocabulary names another tokenizer."""
     expected = vocabulary.tokenizer_hash
-    if expected is not None and model_hash(tokenizer) != expected:
+    if expected is not None and codes_hash(tokenizer) != expected:
         raise ValueError(
             f"The generator {source} was trained on codes of another tokenizer: fingerprint {expected[:12]}, not "
-            f"{model_hash(tokenizer)[:12]}."
+            f"{codes_hash(tokenizer)[:12]}."
         )
 
 

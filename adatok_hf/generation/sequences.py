@@ -49,7 +49,7 @@ def load_sequences(folder: str | Path, max_images: int | None = None):
 
 def make_vocabulary(facts: dict) -> GeneratorVocabulary:
     """The vocabulary for what a shard says of its codes."""
-    names = {"class_names": facts["class_names"], "tokenizer_hash": facts["model_hash"]}
+    names = {"class_names": facts["class_names"], "tokenizer_hash": facts["codes_hash"]}
     if "tatok" in facts:
         return TaTokVocabulary(**facts["tatok"], **names)
     return ImageVocabulary(codebook_size=facts["codebook_size"], budgets=facts["candidate_budgets"], **names)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adatok_hf.checkpoint import model_hash
+from adatok_hf.checkpoint import codes_hash, model_hash
 from adatok_hf.codec.codes_file import ImageCodes
 from adatok_hf.files import whole_file
 
@@ -186,6 +186,20 @@ def test_the_hash_tells_weights_apart_but_not_policies(tiny_model):
     with torch.no_grad():
         next(tiny_model.decoder.parameters()).flatten()[0] += 1e-3
     assert model_hash(tiny_model) != first
+
+
+def test_the_hash_of_codes_knows_the_encoder_and_the_codebook_alone(tiny_model):
+    first = codes_hash(tiny_model)
+    tiny_model.config.lora_alpha *= 2
+    with torch.no_grad():
+        for part in (tiny_model.policy, tiny_model.decoder):
+            next(part.parameters()).flatten()[0] += 1e-3
+    assert codes_hash(tiny_model) == first
+    for part in (tiny_model.encoder, tiny_model.quantizer):
+        with torch.no_grad():
+            next(part.parameters()).flatten()[0] += 1e-3
+        assert codes_hash(tiny_model) != first
+        first = codes_hash(tiny_model)
 
 
 def test_the_hash_survives_saving_and_tells_architectures_apart(tmp_path, tiny_model):

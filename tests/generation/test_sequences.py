@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from adatok_hf.checkpoint import codes_hash
 from adatok_hf.codec.tokenize_dataset import TokenizeJob, tokenize_dataset
 from adatok_hf.generation.sequences import load_sequences
 
@@ -34,9 +35,7 @@ def test_rows_become_class_budget_codes(codes):
 
 
 def test_the_vocabulary_names_the_tokenizer(codes, tiny_model):
-    from adatok_hf.checkpoint import model_hash
-
-    assert load_sequences(codes())[1].tokenizer_hash == model_hash(tiny_model)
+    assert load_sequences(codes())[1].tokenizer_hash == codes_hash(tiny_model)
 
 
 @pytest.mark.parametrize("budgets", [4, 9, None])

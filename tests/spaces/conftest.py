@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import LlamaForCausalLM
 
 from adatok_hf import default_checkpoint
-from adatok_hf.checkpoint import load_checkpoint, model_hash
+from adatok_hf.checkpoint import codes_hash, load_checkpoint
 from adatok_hf.modeling.pipeline_adatok import AdaTokPipeline
 from adatok_hf.modeling.vocabulary_adatok import ImageVocabulary
 
@@ -59,7 +59,7 @@ def pipeline_folder(tmp_path_factory) -> Path:
     """A pipeline with the embedded tokenizer and a random generator of a few thousand weights."""
     tokenizer, processor = load_checkpoint(default_checkpoint())
     config = tokenizer.config
-    vocabulary = ImageVocabulary(config.codebook_size, config.budgets, CLASSES, model_hash(tokenizer))
+    vocabulary = ImageVocabulary(config.codebook_size, config.budgets, CLASSES, codes_hash(tokenizer))
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     generator = LlamaForCausalLM(vocabulary.model_config(**sizes, initializer_range=0.3)).eval()

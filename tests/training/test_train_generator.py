@@ -63,14 +63,14 @@ def test_the_large_recipe_has_the_size_of_llamagen_b():
 
 
 def test_training_writes_a_plain_model_that_names_its_tokenizer(codes, arguments, tiny_model):
-    from adatok_hf.checkpoint import model_hash
+    from adatok_hf.checkpoint import codes_hash
 
     metrics = train(GeneratorModelArguments(**SMALL), GeneratorDataArguments(codes("train"), codes("eval")), arguments)
     assert metrics["eval_loss"] > 0
     model = AutoModelForCausalLM.from_pretrained(arguments.output_dir)
     assert type(model) is LlamaForCausalLM
     vocabulary = ImageVocabulary.from_config(model.config)
-    assert vocabulary.tokenizer_hash == model_hash(tiny_model)
+    assert vocabulary.tokenizer_hash == codes_hash(tiny_model)
     assert model.generation_config.suppress_tokens == vocabulary.generation_config().suppress_tokens
 
 
