@@ -15,6 +15,7 @@ from adatok_hf import AdaTokConfig, TaTokConfig, checkpoints, default_checkpoint
 from adatok_hf.checkpoint import checkpoint_name
 from adatok_hf.files import read_json
 from adatok_hf.metrics.rate import bits_per_pixel
+from adatok_hf.study.arms import MIRRORED
 from adatok_hf.tables import markdown_table
 
 
@@ -130,9 +131,12 @@ def policy() -> str:
         "uniform": "one budget for all",
         "time-sharing hull": "the best lottery over fixed budgets",
         "regressor": "a supervised regressor of its size",
+        MIRRORED: "an oracle that sees the rewards of the mirror images",
         "oracle (reward)": "an oracle that sees the rewards",
     }
-    rows = [[name, difference(arms[arm]["difference"], arms[arm]["ci"])] for arm, name in against.items()]
+    rows = [
+        [name, difference(arms[arm]["difference"], arms[arm]["ci"])] for arm, name in against.items() if arm in arms
+    ]
     rows[-1][1] += f"; the policy gets {share['share']:.0%} of its gain"
     uniform = difference(arms["uniform"]["psnr_difference"], arms["uniform"]["psnr_ci"], "+.3f")
     groups = sorted(study["groups"], key=lambda group: group["mean_budget"])

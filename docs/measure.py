@@ -45,10 +45,15 @@ def measure_tokenizer(
     config = AdaTokConfig.from_pretrained(tokenizer)
     step = config.budgets[0] // 2
     between = ",".join(str(budget) for budget in range(step, config.num_latent_tokens + 1, step))
-    train, validation, adaptive = work / "tables" / "train", work / "tables" / "validation", work / tokenizer.name
-    for split, table, budgets in ((train_split, train, "all"), ("validation", validation, between)):
+    train, validation, mirrored = (work / "tables" / name for name in ("train", "validation", "mirrored"))
+    adaptive = work / tokenizer.name
+    for split, table, options in (
+        (train_split, train, []),
+        ("validation", validation, ["--budgets", between]),
+        ("validation", mirrored, ["--mirrored"]),
+    ):
         images = ["--data", data, "--split", split]
-        run("reward-table", "--model", tokenizer, *images, "--budgets", budgets, "--out", table, processes=processes)
+        run("reward-table", "--model", tokenizer, *images, *options, "--out", table, processes=processes)
     if not (adaptive / "metrics.json").is_file():
         start = ["--recipe", recipe, "--init_from", tokenizer]
         run("train", "policy", *start, "--reward_table", train, "--output_dir", adaptive)
@@ -58,7 +63,7 @@ def measure_tokenizer(
     embed_tokenizer(adaptive, evaluation, CHECKPOINTS / adaptive.name / "image_tokenizer")
     shutil.copyfile(work / "evaluation" / "quality.png", ROOT / "docs" / "quality.png")
     if read_json(STUDY / "study.json")["model_hash"] != evaluation["model_hash"]:
-        tables = ["--reward-table", train, "--eval-reward-table", validation]
+        tables = ["--reward-table", train, "--eval-reward-table", validation, "--mirrored-reward-table", mirrored]
         run("study", "policy", "--model", adaptive, *tables, "--recipe", recipe, "--out", STUDY)
         images = ["--train-data", data, "--eval-data", data, "--steps", heads_steps]
         run("study", "heads", "--model", adaptive, *images, "--out", STUDY)

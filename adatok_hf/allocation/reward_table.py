@@ -38,6 +38,7 @@ class RewardTableInfo:
         num_latent_tokens (`int`): The full budget N.
         images_per_part (`int`): Rows of a Parquet file.
         perceptual_net (`str`): Backbone of LPIPS.
+        mirrored (`bool`, *optional*, defaults to `False`): Whether the mirror images were measured.
     """
 
     model: str
@@ -48,6 +49,7 @@ class RewardTableInfo:
     num_latent_tokens: int
     images_per_part: int
     perceptual_net: str
+    mirrored: bool = False
 
 
 class RewardTable:
@@ -62,7 +64,7 @@ class RewardTable:
             Of the clipped and rounded reconstructions: LPIPS, mean squared error of values in [-1, 1], PSNR in dB.
         webp_bytes (`torch.LongTensor` of shape `(images,)`): Size of the picture as WebP of quality 80.
         groups (`list[str]`): Kind of each image, `""` if unknown.
-        image_hashes (`list[str]`): Fingerprint of the pixels of each image.
+        image_hashes (`list[str]`): Fingerprint of the pixels of each image, of the mirrored ones too as they were.
 
     Example:
 
@@ -236,6 +238,7 @@ def build_reward_table(
     budgets: Sequence[int] | None = None,
     batch_size: int = 16,
     images_per_part: int = 512,
+    mirrored: bool = False,
     model_name: str = "",
     data_name: str = "",
     perceptual_net: str = "alex",
@@ -258,6 +261,7 @@ def build_reward_table(
         budgets (`Sequence[int]`, *optional*): Any budgets; the candidates if not given.
         batch_size (`int`, *optional*, defaults to 16): Images decoded together; few, so that a CPU's cache holds them.
         images_per_part (`int`, *optional*, defaults to 512): How many images are redone at most after a cut.
+        mirrored (`bool`, *optional*, defaults to `False`): Measure the mirror images instead.
         model_name, data_name, perceptual_net (`str`, *optional*): For the description.
         warn (`Callable`, *optional*): Takes a sentence about each image that cannot be read, which is left out.
 
@@ -284,6 +288,7 @@ def build_reward_table(
         num_latent_tokens=model.config.num_latent_tokens,
         images_per_part=images_per_part,
         perceptual_net=perceptual_net,
+        mirrored=mirrored,
     )
     state = PartialState()
     with state.main_process_first():
@@ -306,7 +311,7 @@ def build_reward_table(
                 _check_images(path, processor, dataset, rows, leave_out)
                 progress.update(len(rows))
                 continue
-            batches = _measure_rows(model, processor, dataset, lpips, budgets, rows, batch_size, progress, leave_out)
+            batches = _measure_rows(model, processor, dataset, lpips, info, rows, batch_size, progress, leave_out)
             _write_part(path, batches)
     state.wait_for_everyone()
     return len(skipped)
@@ -320,6 +325,7 @@ def _check_same(found: RewardTableInfo, wanted: RewardTableInfo, folder: Path):
         "budgets": "other budgets",
         "images_per_part": "parts of another size",
         "perceptual_net": "another LPIPS backbone",
+        "mirrored": "pictures the other way round",
     }
     for name, reason in reasons.items():
         if getattr(found, name) != getattr(wanted, name):
@@ -355,7 +361,15 @@ def _image_hash(picture) -> str:
 
 @torch.inference_mode()
 def _measure_rows(
-    model, processor, dataset, lpips, budgets, rows: range, batch_size: int, progress, warn: Callable[[str], object]
+    model,
+    processor,
+    dataset,
+    lpips,
+    info: RewardTableInfo,
+    rows: range,
+    batch_size: int,
+    progress,
+    warn: Callable[[str], object],
 ) -> Iterator[dict]:
     """Yields the columns of one batch after the other."""
     for start in range(rows.start, rows.stop, batch_size):
@@ -366,9 +380,9 @@ def _measure_rows(
             continue
         items, pixel_values = [item for _, item, _ in images], torch.cat([values for _, _, values in images])
         pictures = processor.post_process(pixel_values)
-        pixel_values = pixel_values.to(model.device)
+        pixel_values = (pixel_values.flip(-1) if info.mirrored else pixel_values).to(model.device)
         encoded = model.encode(pixel_values, budgets=model.config.num_latent_tokens, return_policy_features=True)
-        measures = measure_budgets(model, encoded.image_codes, pixel_values, lpips, budgets)
+        measures = measure_budgets(model, encoded.image_codes, pixel_values, lpips, info.budgets)
         yield {
             "features": encoded.policy_features.float().cpu().tolist(),
             **{name: values.tolist() for name, values in measures.items()},

@@ -15,6 +15,9 @@ def reward_table(
     split: Annotated[str, typer.Option(help="Split of the data.")] = "train",
     budgets: Annotated[str, typer.Option(metavar="all|N,N...", help="All candidates, or budgets.")] = "all",
     max_images: MaxImagesOption = None,
+    mirrored: Annotated[
+        bool, typer.Option("--mirrored", help="Measure the mirror images, for `study policy --mirrored-reward-table`.")
+    ] = False,
     model: ModelOption = None,
     weights_dir: WeightsOption = None,
     device: DeviceOption = None,
@@ -33,8 +36,8 @@ def reward_table(
         raise ValueError("--budgets must be all, or budgets with commas between them; the policy plays no part here.")
     lpips = load_lpips("alex", weights_dir).to(network.device)
     dataset = load_image_dataset(data, split, max_images)
-    names = {"model_name": model_id, "data_name": f"{data} ({split})"}
-    skipped = build_reward_table(network, processor, dataset, lpips, out, budgets=chosen, warn=say, **names)
+    facts = {"model_name": model_id, "data_name": f"{data} ({split})", "mirrored": mirrored}
+    skipped = build_reward_table(network, processor, dataset, lpips, out, budgets=chosen, warn=say, **facts)
     if PartialState().is_main_process:
         table = RewardTable.load(out)
         typer.echo(f"{len(table)} images at {len(table.budgets)} budgets written to {out}")

@@ -17,6 +17,10 @@ def policy(
     eval_reward_table: Annotated[Path, typer.Option(metavar="DIR", help="Reward table of held-out images.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where study.json, study.md and the plots go.")],
     recipe: RecipeOption,
+    mirrored_reward_table: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Reward table of their mirror images: what of an oracle can be foreseen."),
+    ] = None,
     mean_budget: Annotated[
         float | None, typer.Option(help="Common mean of all arms in codes; the policy's own if not given.")
     ] = None,
@@ -45,6 +49,7 @@ def policy(
         arguments,
         out,
         policy=network.policy if network.config.is_policy_trained else None,
+        mirrored_table=mirrored_reward_table and RewardTable.load(mirrored_reward_table, network),
         seeds=seeds,
         mean_budget=mean_budget,
     )

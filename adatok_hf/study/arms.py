@@ -12,6 +12,9 @@ from ..allocation.reward_table import RewardTable
 from . import controls
 
 
+MIRRORED = "oracle (reward of the mirror image)"
+
+
 @dataclass
 class Arm:
     """
@@ -93,7 +96,11 @@ class HeldOut:
 
 
 def equal_mean_arms(
-    held_out: HeldOut, learned: dict[str, list[torch.Tensor]], mse_weight: float, mean_budget: float
+    held_out: HeldOut,
+    learned: dict[str, list[torch.Tensor]],
+    mse_weight: float,
+    mean_budget: float,
+    mirrored: HeldOut | None = None,
 ) -> dict[str, Arm]:
     """
     Every arm at one mean budget.
@@ -104,6 +111,7 @@ def equal_mean_arms(
             those of `"policy"` are also shuffled and dealt out by file size.
         mse_weight (`float`): Of the reward that the first oracle knows; the second one knows LPIPS alone.
         mean_budget (`float`): In codes.
+        mirrored ([`HeldOut`], *optional*): The mirror images, for an oracle that sees only their rewards.
 
     Returns:
         `dict[str, Arm]`: by name, the policy first.
@@ -115,6 +123,8 @@ def equal_mean_arms(
     columns = held_out.columns_at_mean(learned["policy"], mean_budget)
     shares = [one_hot(c, len(budgets)).double().mean(dim=0) for c in columns]
     networks = {name: held_out.at_mean(scores, mean_budget) for name, scores in learned.items() if name != "policy"}
+    if mirrored is not None:
+        networks[MIRRORED] = held_out.at_mean([mirrored.fidelity(mse_weight)], mean_budget)
     return (
         {"policy": held_out.choices(*columns)}
         | networks
@@ -131,4 +141,4 @@ def equal_mean_arms(
     )
 
 
-__all__ = ["Arm", "HeldOut", "equal_mean_arms"]
+__all__ = ["MIRRORED", "Arm", "HeldOut", "equal_mean_arms"]

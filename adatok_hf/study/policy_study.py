@@ -28,7 +28,7 @@ from .ablations import (
     weighting_ablation,
     weighting_variants,
 )
-from .arms import Arm, HeldOut, equal_mean_arms
+from .arms import MIRRORED, Arm, HeldOut, equal_mean_arms
 from .runs import WITHOUT_EFFECT, StudyRuns, scores_of
 from .statistics import interval, rank_correlation, resampled_means
 
@@ -47,6 +47,7 @@ def run_study(
     out: str | Path,
     *,
     policy: AdaTokPolicy | None = None,
+    mirrored_table: RewardTable | None = None,
     seeds: int = 3,
     mean_budget: float | None = None,
     resamples: int = 2000,
@@ -68,6 +69,9 @@ def run_study(
             ablations replace single fields.
         out (`str` or `Path`): Folder for `study.json` and `runs`; made if need be.
         policy ([`AdaTokPolicy`], *optional*): That of a checkpoint, judged beside the freshly trained ones.
+        mirrored_table ([`RewardTable`], *optional*): The mirror images of those of `eval_table`. An oracle that sees
+            only their rewards shows how much of what an oracle gains lies in the picture, and how much in how its
+            codes happen to fall.
         seeds (`int`, *optional*, defaults to 3): How often each network is trained.
         mean_budget (`float`, *optional*): Common mean in codes; unset, the mean that `policy`, or else the first
             trained policy, chooses by itself.
@@ -82,11 +86,13 @@ def run_study(
 
     Raises:
         `ValueError`: if the tables are of different models or metrics, hold numbers that are not finite or lack a
-            candidate, if fewer than 100 images are left, if `seeds` is below 1, or a mean cannot be reached.
+            candidate, if a picture has no mirror image, if fewer than 100 images are left, if `seeds` is below 1, or a
+            mean cannot be reached.
     """
     eval_table, dropped = _checked(train_table, eval_table, config, seeds, mean_budget)
     out = Path(out)
     held_out = HeldOut(eval_table, config.budgets)
+    mirrored = mirrored_table and HeldOut(mirror_images(mirrored_table, eval_table), config.budgets)
     sets = candidate_sets(config.budgets, sorted(set(train_table.info.budgets) & set(eval_table.info.budgets)))
     with tqdm(desc="networks", total=seeds * (8 + len(VIEWS) + len(sweep) + len(sets)), unit="net") as bar:
         runs = StudyRuns(out / "runs", train_table, bar.update)
@@ -106,7 +112,7 @@ def run_study(
             by_view[view] = _Trained(fewer, see_only(eval_table, view), config, arguments, seeds)()[0]
 
     learned = {"policy": scores} | given | {"regressor": regressors}
-    arms = equal_mean_arms(held_out, learned, arguments.mse_weight, mean_budget)
+    arms = equal_mean_arms(held_out, learned, arguments.mse_weight, mean_budget, mirrored)
     samples = _resample(arms, resamples)
     kept = {name: of_seeds for name, (_, of_seeds) in weighted.items()}
     result = _conditions(train_table, eval_table, config, arguments) | {
@@ -163,12 +169,7 @@ def _checked(
     if seeds < 1:
         raise ValueError(f"A study needs at least 1 seed; got {seeds}.")
     for name in ("model_hash", "perceptual_net"):
-        ours, theirs = getattr(train_table.info, name), getattr(eval_table.info, name)
-        if ours != theirs:
-            raise ValueError(
-                f"The two reward tables must agree in their {name}; the training table has {ours!r}, the other "
-                f"{theirs!r}."
-            )
+        _check_alike(name, train_table, eval_table)
     for table in (train_table, eval_table):
         table.check()
         table.columns(config.budgets)
@@ -186,6 +187,25 @@ def _checked(
             "the training images."
         )
     return eval_table.select(rows), len(eval_table) - len(rows)
+
+
+def _check_alike(name: str, first: RewardTable, second: RewardTable):
+    ours, theirs = getattr(first.info, name), getattr(second.info, name)
+    if ours != theirs:
+        raise ValueError(f"The reward tables must agree in their {name}; one has {ours!r}, the other {theirs!r}.")
+
+
+def mirror_images(mirrored: RewardTable, table: RewardTable) -> RewardTable:
+    """The rows of a table of mirror images in the order of the pictures that they are the mirror images of."""
+    if not mirrored.info.mirrored:
+        raise ValueError("The table of mirror images is none: make it by `adatok reward-table --mirrored`.")
+    for name in ("model_hash", "perceptual_net"):
+        _check_alike(name, mirrored, table)
+    places = {image: row for row, image in enumerate(mirrored.image_hashes)}
+    missing = sum(image not in places for image in table.image_hashes)
+    if missing:
+        raise ValueError(f"The table of mirror images lacks {missing} of {len(table)} held-out images.")
+    return mirrored.select([places[image] for image in table.image_hashes])
 
 
 def _conditions(train_table: RewardTable, eval_table: RewardTable, config: AdaTokConfig, arguments) -> dict:
@@ -240,7 +260,9 @@ def _shares(arms: dict[str, Arm], samples: dict) -> list[dict]:
     rows = []
     for oracle in ("oracle (reward)", "oracle (LPIPS)"):
         room = samples["uniform", "lpips"] - samples[oracle, "lpips"]
-        for name in ("policy", "regressor", "by WebP size"):
+        for name in ("policy", "regressor", "by WebP size", MIRRORED):
+            if name not in arms:
+                continue
             row = {"arm": name, "oracle": oracle, "share": None, "ci": None}
             if (room > 0).all():
                 lpips = [arms[arm].point()["lpips"] for arm in ("uniform", name, oracle)]

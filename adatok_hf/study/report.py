@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..files import whole_file
 from ..tables import markdown_table
+from .arms import MIRRORED
 
 
 ARGUMENTS = (
@@ -117,6 +118,12 @@ def conclusions(result: dict) -> list[str]:
             sentences.append(
                 f"It gets {row['share']:.0%} {_bounds(row['ci'], '.0%')} of what the {row['oracle']} gains over "
                 "uniform in LPIPS; an oracle looks at the very qualities that it is judged by."
+            )
+        if (row["arm"], row["oracle"]) == (MIRRORED, "oracle (reward)") and row["share"] is not None:
+            sentences.append(
+                f"An oracle that sees the rewards of the mirror images alone gets {row['share']:.0%} "
+                f"{_bounds(row['ci'], '.0%')} of it: so much lies in what a picture shows, the rest in how its codes "
+                "happen to fall."
             )
     spread = rows["policy"]["lpips_of_seeds"]
     sentences.append(

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from datasets import load_dataset
+from PIL import ImageOps
 from torch import nn
 
 from adatok_hf.allocation import reward_table
@@ -28,6 +29,14 @@ def test_values_are_those_of_decoding_one_image_at_one_budget(build, tiny_model,
     torch.testing.assert_close(table.features[3:4], features)
     assert table.groups[:4] == ["flat", "gradient", "shapes", "noise"]
     assert table.webp_bytes[3] > table.webp_bytes[0]  # noise costs more than one colour
+
+
+def test_mirror_images_are_measured_under_the_names_of_the_pictures(build, sample_images):
+    mirrored = RewardTable.load(build("mirrored", mirrored=True))
+    same = RewardTable.load(build("by hand", images=[ImageOps.mirror(image) for image in sample_images[:4]]))
+    assert mirrored.info.mirrored and mirrored.image_hashes == RewardTable.load(build("straight")).image_hashes
+    torch.testing.assert_close(mirrored.mse[:4], same.mse, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mirrored.features[:4], same.features, atol=1e-3, rtol=1e-3)
 
 
 def test_same_pixels_have_the_same_fingerprint_and_others_not(build):
@@ -125,7 +134,11 @@ def test_table_of_another_checkpoint_is_refused(build, tiny_model):
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"budgets": [4, 8]}, "other budgets"), ({"data_name": "elsewhere"}, "other data")],
+    [
+        ({"budgets": [4, 8]}, "other budgets"),
+        ({"data_name": "elsewhere"}, "other data"),
+        ({"mirrored": True}, "the other way round"),
+    ],
 )
 def test_folder_of_another_table_is_refused(build, options, reason):
     build()

@@ -17,7 +17,7 @@ from adatok_hf.study.ablations import (
     see_only,
     weighting_ablation,
 )
-from adatok_hf.study.arms import HeldOut
+from adatok_hf.study.arms import MIRRORED, HeldOut
 from adatok_hf.study.plots import plot_study
 from adatok_hf.study.policy_study import run_study
 from adatok_hf.study.report import format_report, format_study_table, last_line, write_report
@@ -329,3 +329,33 @@ def test_the_report_takes_in_the_ablation_of_the_heads(study, tmp_path):
 def test_a_report_needs_a_study(tmp_path):
     with pytest.raises(ValueError, match="no study.json"):
         write_report(tmp_path)
+
+
+def mirror(table, rows=None):
+    """What stands for the mirror images of a table: the same rewards."""
+    mirrored = table.select(rows)
+    mirrored.info.mirrored = True
+    return mirrored
+
+
+@pytest.mark.parametrize("is_foreseeable", [True, False])
+def test_an_oracle_of_mirror_images_gains_what_lies_in_the_picture(run, tables, is_foreseeable):
+    mirrored = mirror(tables[1], torch.randperm(len(tables[1])))
+    if not is_foreseeable:
+        order = torch.randperm(len(mirrored))
+        mirrored.lpips, mirrored.mse = mirrored.lpips[order], mirrored.mse[order]
+    result = run(mirrored_table=mirrored)
+    (row,) = [r for r in result["share_of_oracle"] if (r["arm"], r["oracle"]) == (MIRRORED, "oracle (reward)")]
+    assert row["share"] == pytest.approx(1.0) if is_foreseeable else row["share"] < 0
+    assert f"gets {row['share']:.0%}" in format_report(result)
+
+
+def test_mirror_images_of_others_are_refused(run, tables, one_sentence):
+    with one_sentence("reward-table --mirrored"):
+        run(mirrored_table=tables[1])
+    with one_sentence("lacks 20 of 320"):
+        run(mirrored_table=mirror(tables[1], range(300)))
+    mirrored = mirror(tables[1])
+    mirrored.info.model_hash = "0" * 64
+    with one_sentence("model_hash"):
+        run(mirrored_table=mirrored)
