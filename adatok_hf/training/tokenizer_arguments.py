@@ -131,7 +131,9 @@ class ReconstructionTrainingArguments(MuonTrainingArguments):
     )
     adversarial_start: int = field(default=0, metadata={"help": "Step at which the generator hears the critic."})
     discriminator_warmup: int = field(default=500, metadata={"help": "Steps the critic trains alone before that."})
-    discriminator_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the critic."})
+    discriminator_learning_rate: float = field(
+        default=1e-4, metadata={"help": "Learning rate of the critic, by the schedule of all rates."}
+    )
     discriminator_hidden_size: int = field(
         default=64, metadata={"help": "Channels after its first convolution, on each level of features."}
     )

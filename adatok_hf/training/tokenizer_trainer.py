@@ -243,6 +243,10 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
             average.copy_(self.accelerator.reduce(average, "mean"))
         self.accelerator.backward((loss + penalty) / self.current_gradient_accumulation_steps)
         if self.accelerator.sync_gradients:
+            schedule = self.optimizer.param_groups[0]  # a critic that keeps its rate while the other's falls wins
+            share = schedule["lr"] / schedule["initial_lr"] if schedule["initial_lr"] else 1.0
+            for group in self.discriminator_optimizer.param_groups:
+                group["lr"] = share * self.args.discriminator_learning_rate
             self.discriminator_optimizer.step()
             self.discriminator_optimizer.zero_grad()
         return loss.detach()

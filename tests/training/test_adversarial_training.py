@@ -114,6 +114,14 @@ def test_critic_judges_better_with_training(make_trainer, pictures):
     assert sum(losses[-3:]) < 0.7 * sum(losses[:3])
 
 
+def test_the_critics_rate_follows_the_schedule(make_trainer, watch):
+    options = {"learning_rate": 1e-3, "warmup_steps": 0, "lr_scheduler_type": "linear"}
+    trainer = make_trainer(**GAN, **options, discriminator_learning_rate=5e-2)
+    rates = watch(trainer, lambda: trainer.discriminator_optimizer.param_groups[0]["lr"])
+    trainer.train()
+    assert rates == pytest.approx([5e-2, 4e-2, 3e-2, 2e-2, 1e-2])
+
+
 FEATURES = {"discriminator_features": True, "perceptual_weight": 0.1}
 
 
