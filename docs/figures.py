@@ -29,6 +29,7 @@ TRAINING_COST = ROOT / "docs" / "training_cost.json"
 SPACE = ROOT / "docs" / "space.json"
 EXPORT = ROOT / "docs" / "export.json"
 BULK = ROOT / "docs" / "bulk.json"
+PILOTS = ROOT / "docs" / "pilots.json"
 PAGES = (
     "README.md",
     "docs/claims.md",
@@ -379,6 +380,17 @@ def claims() -> str:
     return claims_table(rows)
 
 
+def pilots() -> str:
+    """What a short training gains or loses by one change."""
+    found = read_json(PILOTS)
+    budgets = [row["budget"] for row in found[0]["rows"]]
+    rows = []
+    for pilot in found:
+        at = {row["budget"]: f"{row['psnr']:.2f} dB, {row['lpips']:.3f}" for row in pilot["rows"]}
+        rows.append([pilot["name"], f"{pilot['cpu_seconds'] / 60:.0f} min", *(at[budget] for budget in budgets)])
+    return markdown_table(["changed", "of a core", *(f"{budget} codes" for budget in budgets)], rows)
+
+
 def bulk() -> str:
     """How fast the engines of bulk tokenisation are."""
     result = read_json(BULK)
@@ -473,6 +485,7 @@ BLOCKS: tuple[Callable[[], str], ...] = (
     tatok_grid,
     fixed,
     claims,
+    pilots,
     training_cost,
 )
 

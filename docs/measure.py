@@ -4,6 +4,7 @@ commands of the package, each of which goes on where it was cut off; `docs/figur
 """
 
 import argparse
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,20 @@ from adatok_hf.model_card import CARD_NAME, model_card, read_license
 from adatok_hf.training.recipe import find_recipe
 
 
+PILOTS = {
+    "the recipe": {},
+    "AdamW alone": {"muon": "false", "learning_rate": 7e-4, "adamw_learning_rate": "none"},
+    "AdamW beside Muon at its rate": {"adamw_learning_rate": 3.5e-3},
+    "one linear layer a patch": {"pixel_decoder_config": "none"},
+    "patches of 16 pixels": {
+        "patch_size": 16,
+        "pixel_decoder_config": '{"codebook_size": null, "places_per_patch": 4, "hidden_sizes": [128, 64], '
+        '"layers_per_block": 1, "norm_num_groups": 8}',
+    },
+    "64 latent tokens": {"num_latent_tokens": 64, "budgets": [4, 8, 16, 24, 32, 48, 64]},
+    "16,384 codes": {"codebook_size": 16384},
+    "LPIPS from the start": {"perceptual_start": 0},
+}
 CARD_FIGURES = ("budget", "mean_budget", "rfid", "kid", "lpips", "psnr", "ssim")
 
 
@@ -178,6 +193,32 @@ def embed_generator(generator: Path, tokenizer: Path):
         shutil.copytree(temporary, tokenizer.parent, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True)
 
 
+def measure_pilots(data: str, work: Path):
+    """
+    Short trainings that differ in one thing each. What has been trained in `work` is not trained again; one that was
+    cut off begins anew, since its time counts.
+    """
+    pilots = []
+    for name, overrides in PILOTS.items():
+        folder = work / name.replace(" ", "-").replace(",", "")
+        note = folder / "pilot.json"
+        if not note.is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            images = ["--data", data, "--eval-data", data, "--max-eval-images", 512]
+            words = []
+            for key, value in overrides.items():
+                words += [f"--{key}", *(value if isinstance(value, list) else [value])]
+            start = resource.getrusage(resource.RUSAGE_CHILDREN)
+            run("train", "tokenizer", "--recipe", "pilot-64", *images, *words, "--output-dir", folder)
+            end = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
+            metrics = read_metrics(folder)
+            pilot = {"name": name, "overrides": overrides, "cpu_seconds": seconds, "rows": metrics["rows"]}
+            write_json(note, pilot | {"images seen": metrics["training"]["images seen"]})
+        pilots.append(read_json(note))
+    write_json(figures.PILOTS, pilots)
+
+
 def measure_fixed(data: str, work: Path, recipe: str, fixed_budget: int):
     """Trains the arms of the study of fixed lengths and compares them. What has been made in `work` stays."""
     images = ["--train-data", data, "--eval-data", data]
@@ -209,6 +250,9 @@ def main():
     tatok.add_argument("--mean_tokens", type=int, default=14, help="That the filter keeps on average.")
     tatok.add_argument("--entropy", default="surprisal", help="What it filters by, chosen on training images.")
     tatok.set_defaults(measure=measure_tatok)
+    pilots = commands.add_parser("pilots", help="Short trainings that differ in one thing each.")
+    pilots.add_argument("--work", type=Path, default=Path("outputs/pilots"), help="Where all is kept.")
+    pilots.set_defaults(measure=measure_pilots)
     fixed = commands.add_parser("fixed", help="Adaptive tokenizers beside such of fixed length.")
     fixed.add_argument("--work", type=Path, default=Path("outputs/fixed"), help="Where all is kept.")
     fixed.add_argument("--recipe", default="pilot-64", help="Recipe of all arms.")
