@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from adatok_hf.checkpoint import checkpoint_name
 from adatok_hf.tables import markdown_table
 
 
@@ -146,3 +147,10 @@ def of_tatok(study: dict) -> Iterator[Row]:
         row = arms[arm]
         worth = difference(row["lpips"] - arms[row["against"]]["lpips"], row["ci"], "+.4f")
         yield claim, f"LPIPS of {name} {worth}", is_more(row["ci"])
+    row = arms[f"TaTok, {study['tokens']} tokens"]
+    less_than_adatok = difference(row["lpips"] - arms[row["against"]]["lpips"], row["ci"], "+.4f")
+    yield (
+        "TaTok: it is better than an AdaTok of as many bits, trained as long",
+        f"LPIPS of {study['tokens']} tokens less that of {checkpoint_name(study['adatok'])} {less_than_adatok}",
+        is_less(row["ci"]),
+    )
