@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from claims import claims_table, difference, of_fixed_lengths, of_generation, of_tatok, of_the_checkpoint
+from claims import (
+    claims_table,
+    difference,
+    of_fixed_lengths,
+    of_generation,
+    of_tatok,
+    of_tatok_generation,
+    of_the_checkpoint,
+)
 from transformers import AutoConfig
 
 from adatok_hf import AdaTokConfig, TaTokConfig, checkpoints, default_checkpoint
@@ -25,6 +33,7 @@ STUDY = ROOT / "docs" / "study"
 BENCH = ROOT / "docs" / "bench.json"
 GENERATION = ROOT / "docs" / "generation.json"
 GENERATION_BENCH = ROOT / "docs" / "generation_bench.json"
+TATOK_BENCH = ROOT / "docs" / "tatok_bench.json"
 TRAINING_COST = ROOT / "docs" / "training_cost.json"
 SPACE = ROOT / "docs" / "space.json"
 EXPORT = ROOT / "docs" / "export.json"
@@ -247,6 +256,72 @@ def generation() -> str:
     )
 
 
+def generation_speed() -> str:
+    """How much faster fewer codes make the generation of images."""
+    bench = read_json(GENERATION_BENCH)
+    seconds = {row["name"]: row["seconds"] for row in bench["rows"]}
+    rows = [
+        [
+            row["name"],
+            f"{row['seconds']:.0f} s",
+            f"{seconds['full'] / row['seconds']:.2f}",
+            f"{row['pixels_share']:.0%}",
+        ]
+        for row in bench["rows"]
+    ]
+    header = ["way", "all images", "images a second, against all codes", "of it pixels"]
+    return (
+        f"{conditions(bench)}, {bench['mean_budget']:.0f} of {bench['full_budget']} codes on average.\n\n"
+        f"{markdown_table(header, rows)}\n\n"
+        f"{bench['throughput_ratio']:.2f} times the images a second at {bench['token_ratio']:.2f} times fewer codes "
+        f"({bench['efficiency']:.0%} of it; {bench['writing_ratio']:.2f} times without the pixels), where static "
+        f"batches reach {bench['static_batch_ratio']:.2f} and continuous batching "
+        f"{bench['continuous_batching_ratio']:.2f} times. {latencies(bench)}"
+    )
+
+
+def tatok_speed() -> str:
+    """How much faster kept patches are generated than all of them."""
+    bench = read_json(TATOK_BENCH)
+    seconds = {row["name"]: row["seconds"] for row in bench["rows"]}
+    rows = [
+        [
+            row["name"],
+            f"{row['ids_per_image']:.0f}",
+            f"{row['seconds']:.0f} s",
+            f"{seconds['all patches'] / row['seconds']:.2f}",
+            f"{row['pixels_share']:.0%}",
+        ]
+        for row in bench["rows"]
+    ]
+    header = ["way", "ids an image", "all images", "images a second, against all patches", "of it pixels"]
+    return (
+        f"{conditions(bench)}, {bench['mean_tokens']:.1f} tokens on average, {bench['num_global_tokens']} of them "
+        f"global, or {bench['num_patches']} patches.\n\n{markdown_table(header, rows)}\n\n"
+        f"The token ratio is {bench['token_ratio']:.2f}, the cost of places {bench['position_cost']:.2f}, what is "
+        f"left {bench['length_ratio']:.2f}. Without the pixels, which take as long for few patches as for all, "
+        f"images come {bench['writing_ratio']:.2f} times as fast. {latencies(bench)}"
+    )
+
+
+def conditions(bench: dict) -> str:
+    """What a benchmark of generation was run on."""
+    return (
+        f"{bench['images']} images in batches of {bench['batch_size']}, {bench['dtype']}, {bench['num_threads']} "
+        f"threads of a {bench['device'].upper()}, a Llama of {bench['parameters'] / 1e6:.0f} M parameters with random "
+        f"weights, medians of {bench['repeats']} rounds"
+    )
+
+
+def latencies(bench: dict) -> str:
+    """How long one image takes."""
+    times = ", ".join(
+        f"{way} {each['median'] / 1000:.1f} s (95th percentile {each['p95'] / 1000:.1f} s)"
+        for way, each in bench["latency"].items()
+    )
+    return f"One image alone: {times}."
+
+
 def export() -> str:
     """How near to the model its graphs are, and how large."""
     result = read_json(EXPORT)
@@ -374,6 +449,7 @@ def claims() -> str:
         (STUDY / "fixed.json", of_fixed_lengths),
         (GENERATION_BENCH, of_generation),
         (STUDY / "tatok.json", of_tatok),
+        (TATOK_BENCH, of_tatok_generation),
     ):
         if path.is_file():
             rows += verdicts(read_json(path))
@@ -480,9 +556,11 @@ BLOCKS: tuple[Callable[[], str], ...] = (
     bulk,
     space,
     generation,
+    generation_speed,
     generated,
     tatok,
     tatok_grid,
+    tatok_speed,
     fixed,
     claims,
     pilots,
