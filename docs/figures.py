@@ -33,6 +33,7 @@ STUDY = ROOT / "docs" / "study"
 BENCH = ROOT / "docs" / "bench.json"
 GENERATION = ROOT / "docs" / "generation.json"
 GENERATION_BENCH = ROOT / "docs" / "generation_bench.json"
+TATOK_CODEC_BENCH = ROOT / "docs" / "tatok_codec_bench.json"
 TATOK_BENCH = ROOT / "docs" / "tatok_bench.json"
 TRAINING_COST = ROOT / "docs" / "training_cost.json"
 SPACE = ROOT / "docs" / "space.json"
@@ -277,6 +278,16 @@ def generation_speed() -> str:
         f"({bench['efficiency']:.0%} of it; {bench['writing_ratio']:.2f} times without the pixels), where static "
         f"batches reach {bench['static_batch_ratio']:.2f} and continuous batching "
         f"{bench['continuous_batching_ratio']:.2f} times. {latencies(bench)}"
+    )
+
+
+def tatok_codec_speed() -> str:
+    """How long encoding takes with what filters, and decoding."""
+    bench = read_json(TATOK_CODEC_BENCH)
+    rows = [[row["name"], f"{row['milliseconds']:.0f}", f"{row['ratio']:.2f}"] for row in bench["rows"]]
+    return (
+        f"`{checkpoint_name(bench['model'])}`, batches of {bench['batch_size']}, {bench['num_threads']} thread:\n\n"
+        f"{markdown_table(['call', 'ms a batch', 'of encode'], rows)}"
     )
 
 
@@ -560,6 +571,7 @@ BLOCKS: tuple[Callable[[], str], ...] = (
     generated,
     tatok,
     tatok_grid,
+    tatok_codec_speed,
     tatok_speed,
     fixed,
     claims,
