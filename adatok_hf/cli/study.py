@@ -19,7 +19,7 @@ def policy(
     recipe: RecipeOption,
     mirrored_reward_table: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Reward table of their mirror images: what of an oracle can be foreseen."),
+        typer.Option(metavar="DIR", help="Reward table of their mirror images, for an oracle that sees these alone."),
     ] = None,
     mean_budget: Annotated[
         float | None, typer.Option(help="Common mean of all arms in codes; the policy's own if not given.")

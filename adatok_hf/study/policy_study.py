@@ -70,8 +70,8 @@ def run_study(
         out (`str` or `Path`): Folder for `study.json` and `runs`; made if need be.
         policy ([`AdaTokPolicy`], *optional*): That of a checkpoint, judged beside the freshly trained ones.
         mirrored_table ([`RewardTable`], *optional*): The mirror images of those of `eval_table`. An oracle that sees
-            only their rewards shows how much of what an oracle gains lies in the picture, and how much in how its
-            codes happen to fall.
+            only their rewards shows what is left of an oracle's gain where the codes of the same picture fall
+            otherwise.
         seeds (`int`, *optional*, defaults to 3): How often each network is trained.
         mean_budget (`float`, *optional*): Common mean in codes; unset, the mean that `policy`, or else the first
             trained policy, chooses by itself.

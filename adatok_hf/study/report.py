@@ -122,8 +122,8 @@ def conclusions(result: dict) -> list[str]:
         if (row["arm"], row["oracle"]) == (MIRRORED, "oracle (reward)") and row["share"] is not None:
             sentences.append(
                 f"An oracle that sees the rewards of the mirror images alone gets {row['share']:.0%} "
-                f"{_bounds(row['ci'], '.0%')} of it: so much lies in what a picture shows, the rest in how its codes "
-                "happen to fall."
+                f"{_bounds(row['ci'], '.0%')} of it: what is left of an oracle's gain where the codes of the same "
+                "picture fall otherwise."
             )
     spread = rows["policy"]["lpips_of_seeds"]
     sentences.append(
