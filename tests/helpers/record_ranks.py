@@ -41,5 +41,6 @@ class RecordingTrainer(ReconstructionTrainer):
 
 
 run_recipe("tokenizer", sys.argv[1], sys.argv[2:], ARGUMENT_CLASSES, partial(train, trainer_class=RecordingTrainer))
-# Threads of the group that outlive it abort the process now and then.
-print("threads at the end:", sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")))
+# Threads of the group that outlive it abort the process now and then. A file each: printed lines would mix.
+threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+Path(sys.argv[1]).with_name(f"threads-{os.environ['RANK']}.txt").write_text("\n".join(threads))

@@ -108,8 +108,8 @@ def test_steps_and_metrics_are_printed_once(run):
 
 
 def test_no_thread_of_the_group_outlives_it(run):
-    threads = [line for line in run[1].splitlines() if line.startswith("threads at the end:")]
-    assert len(threads) == 2 and not any("gloo" in line for line in threads)
+    threads = [(run[0] / f"threads-{rank}.txt").read_text().splitlines() for rank in (0, 1)]
+    assert all(threads) and not any("gloo" in name for of_rank in threads for name in of_rank)
 
 
 def test_metrics_are_those_of_one_process(run, capsys):
