@@ -94,6 +94,36 @@ def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
     assert [verdict for *_, verdict in claims.of_the_checkpoint(rows, study)][:2] == ["does not hold"] * 2
 
 
+@pytest.mark.parametrize("tatok, adatok, verdict", [(0.30, 0.32, "holds"), (0.34, 0.32, "does not hold")])
+def test_claims_about_tatok_follow_from_its_figures(figures, tatok, adatok, verdict):
+    claims = importlib.import_module("claims")
+    arms = {
+        "DTF, prior": (0.3, None),
+        "random": (0.35, "DTF, prior"),
+        "pixel variance": (0.35, "DTF, prior"),
+        "globals hidden, as many patches in their place": (0.35, "DTF, prior"),
+        "AdaTok, 16 codes": (adatok, None),
+        "TaTok, 14 tokens": (tatok, "AdaTok, 16 codes"),
+    }
+    rows = [{"arm": arm, "lpips": lpips, "against": against} for arm, (lpips, against) in arms.items()]
+    for row in rows:
+        if row["against"] is not None:
+            less = row["lpips"] - arms[row["against"]][0]
+            row["ci"] = [less - 0.01, less + 0.01]
+    study = {"rows": rows, "tokens": 14, "adatok": "outputs/twin"}
+    *others, (_, measured, found) = claims.of_tatok(study)
+    assert [each for *_, each in others] == ["holds"] * 3
+    assert found == verdict and f"that of twin {tatok - adatok:+.4f}" in measured
+
+
+@pytest.mark.parametrize("speed, verdict", [(8.6, "holds"), (2.0, "does not hold")])
+def test_the_claim_about_tatoks_speed_follows_from_its_figures(figures, speed, verdict):
+    claims = importlib.import_module("claims")
+    bench = {"throughput_ratio": speed, "writing_ratio": 3.0, "token_ratio": 4.5, "position_cost": 1.7}
+    ((_, _, found),) = claims.of_tatok_generation(bench)
+    assert found == verdict
+
+
 def test_card_and_metrics_of_an_embedded_checkpoint_agree(figures):
     for folder in map(Path, checkpoints().values()):
         card = (folder / "README.md").read_text(encoding="utf-8")

@@ -48,6 +48,14 @@ def test_another_tokenizer_of_the_same_shape_is_refused(
         load_pipeline(generator_folder, tmp_path / "other")
 
 
+def test_a_tokenizer_whose_decoder_was_trained_on_is_taken(generator_folder, tiny_model, processor, tmp_path):
+    with torch.no_grad():
+        tiny_model.decoder.mask_token.add_(1.0)
+    tiny_model.save_pretrained(tmp_path / "later")
+    processor.save_pretrained(tmp_path / "later")
+    assert load_pipeline(generator_folder, tmp_path / "later").class_names[0] == "emoji"
+
+
 def test_a_tokenizer_of_other_codes_is_refused(generator_folder, one_sentence):
     with one_sentence("do not belong together", "64 and 4096"):
         load_pipeline(generator_folder)  # the embedded tokenizer
