@@ -136,6 +136,11 @@ def of_generation(bench: dict) -> Iterator[Row]:
 def of_tatok(study: dict) -> Iterator[Row]:
     """How TaTok chooses its tokens."""
     arms = {row["arm"]: row for row in study["rows"]}
+
+    def worth(arm: str) -> str:
+        row = arms[arm]
+        return difference(row["lpips"] - arms[row["against"]]["lpips"], row["ci"], "+.4f")
+
     for claim, name, arm in (
         ("TaTok: conditional entropy chooses patches better than chance", "chance", "random"),
         ("TaTok: and better than their variance", "variance", "pixel variance"),
@@ -145,15 +150,12 @@ def of_tatok(study: dict) -> Iterator[Row]:
             "globals hidden, as many patches in their place",
         ),
     ):
-        row = arms[arm]
-        worth = difference(row["lpips"] - arms[row["against"]]["lpips"], row["ci"], "+.4f")
-        yield claim, f"LPIPS of {name} {worth}", is_more(row["ci"])
-    row = arms[f"TaTok, {study['tokens']} tokens"]
-    less_than_adatok = difference(row["lpips"] - arms[row["against"]]["lpips"], row["ci"], "+.4f")
+        yield claim, f"LPIPS of {name} {worth(arm)}", is_more(arms[arm]["ci"])
+    arm = f"TaTok, {study['tokens']} tokens"
     yield (
         "TaTok: it is better than an AdaTok of as many bits, trained as long",
-        f"LPIPS of {study['tokens']} tokens less that of {checkpoint_name(study['adatok'])} {less_than_adatok}",
-        is_less(row["ci"]),
+        f"LPIPS of {study['tokens']} tokens less that of {checkpoint_name(study['adatok'])} {worth(arm)}",
+        is_less(arms[arm]["ci"]),
     )
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import figures
@@ -212,9 +213,8 @@ def measure_pilots(data: str, work: Path):
             run("train", "tokenizer", "--recipe", "pilot-64", *images, *words, "--output-dir", folder)
             end = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
-            metrics = read_metrics(folder)
-            pilot = {"name": name, "overrides": overrides, "cpu_seconds": seconds, "rows": metrics["rows"]}
-            write_json(note, pilot | {"images seen": metrics["training"]["images seen"]})
+            rows = read_metrics(folder)["rows"]
+            write_json(note, {"name": name, "overrides": overrides, "cpu_seconds": seconds, "rows": rows})
         pilots.append(read_json(note))
     write_json(figures.PILOTS, pilots)
 
@@ -231,33 +231,32 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="Images with a train and a validation split.")
     commands = parser.add_subparsers(required=True)
-    tokenizer = commands.add_parser("tokenizer", help="A trained tokenizer, its policy and its embedding.")
+
+    def add_part(name: str, measure: Callable, work: str, help: str) -> argparse.ArgumentParser:
+        part = commands.add_parser(name, help=help)
+        part.add_argument("--work", type=Path, default=Path(work), help="Where all is kept.")
+        part.set_defaults(measure=measure)
+        return part
+
+    tokenizer = add_part(
+        "tokenizer", measure_tokenizer, "outputs/figures", "A trained tokenizer, its policy and its embedding."
+    )
     tokenizer.add_argument("tokenizer", type=Path, help="Its folder.")
-    tokenizer.add_argument("--work", type=Path, default=Path("outputs/figures"), help="Where measurements are kept.")
     tokenizer.add_argument("--recipe", default="tiny-64", help="Recipe of the policy.")
     tokenizer.add_argument("--train_split", default="train[:8192]", help="What the policy learns from.")
     tokenizer.add_argument("--heads_steps", type=int, default=600, help="Steps of each arm of the study of the heads.")
     tokenizer.add_argument("--processes", type=int, default=1, help="That measure together, a CPU core or GPU each.")
-    tokenizer.set_defaults(measure=measure_tokenizer)
-    generator = commands.add_parser("generator", help="Generators for the embedded tokenizer.")
-    generator.add_argument("--work", type=Path, default=Path("outputs/generator"), help="Where all is kept.")
+    generator = add_part("generator", measure_generator, "outputs/generator", "Generators for the embedded tokenizer.")
     generator.add_argument("--recipe", default="tiny-64", help="Recipe of the generators.")
     generator.add_argument("--variants", type=int, default=4, help="Crops of each image that they learn from.")
-    generator.set_defaults(measure=measure_generator)
-    tatok = commands.add_parser("tatok", help="A TaTok, beside an AdaTok that is trained as long.")
-    tatok.add_argument("--work", type=Path, default=Path("outputs/tatok"), help="Where all is kept.")
+    tatok = add_part("tatok", measure_tatok, "outputs/tatok", "A TaTok, beside an AdaTok that is trained as long.")
     tatok.add_argument("--recipe", default="tiny-64", help="Recipe of both.")
     tatok.add_argument("--mean_tokens", type=int, default=14, help="That the filter keeps on average.")
     tatok.add_argument("--entropy", default="surprisal", help="What it filters by, chosen on training images.")
-    tatok.set_defaults(measure=measure_tatok)
-    pilots = commands.add_parser("pilots", help="Short trainings that differ in one thing each.")
-    pilots.add_argument("--work", type=Path, default=Path("outputs/pilots"), help="Where all is kept.")
-    pilots.set_defaults(measure=measure_pilots)
-    fixed = commands.add_parser("fixed", help="Adaptive tokenizers beside such of fixed length.")
-    fixed.add_argument("--work", type=Path, default=Path("outputs/fixed"), help="Where all is kept.")
+    add_part("pilots", measure_pilots, "outputs/pilots", "Short trainings that differ in one thing each.")
+    fixed = add_part("fixed", measure_fixed, "outputs/fixed", "Adaptive tokenizers beside such of fixed length.")
     fixed.add_argument("--recipe", default="pilot-64", help="Recipe of all arms.")
     fixed.add_argument("--fixed_budget", type=int, default=16, help="The fixed length, and the mean of all arms.")
-    fixed.set_defaults(measure=measure_fixed)
     arguments = vars(parser.parse_args())
     arguments.pop("measure")(**arguments)
 

@@ -168,8 +168,7 @@ def _checked(
     """The held-out images that are no training images, and how many were."""
     if seeds < 1:
         raise ValueError(f"A study needs at least 1 seed; got {seeds}.")
-    for name in ("model_hash", "perceptual_net"):
-        _check_alike(name, train_table, eval_table)
+    _check_alike(train_table, eval_table)
     for table in (train_table, eval_table):
         table.check()
         table.columns(config.budgets)
@@ -189,18 +188,18 @@ def _checked(
     return eval_table.select(rows), len(eval_table) - len(rows)
 
 
-def _check_alike(name: str, first: RewardTable, second: RewardTable):
-    ours, theirs = getattr(first.info, name), getattr(second.info, name)
-    if ours != theirs:
-        raise ValueError(f"The reward tables must agree in their {name}; one has {ours!r}, the other {theirs!r}.")
+def _check_alike(first: RewardTable, second: RewardTable):
+    for name in ("model_hash", "perceptual_net"):
+        ours, theirs = getattr(first.info, name), getattr(second.info, name)
+        if ours != theirs:
+            raise ValueError(f"The reward tables must agree in their {name}; one has {ours!r}, the other {theirs!r}.")
 
 
 def mirror_images(mirrored: RewardTable, table: RewardTable) -> RewardTable:
     """The rows of a table of mirror images in the order of the pictures that they are the mirror images of."""
     if not mirrored.info.mirrored:
         raise ValueError("The table of mirror images is none: make it by `adatok reward-table --mirrored`.")
-    for name in ("model_hash", "perceptual_net"):
-        _check_alike(name, mirrored, table)
+    _check_alike(mirrored, table)
     places = {image: row for row, image in enumerate(mirrored.image_hashes)}
     missing = sum(image not in places for image in table.image_hashes)
     if missing:
