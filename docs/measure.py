@@ -37,16 +37,22 @@ PILOTS = {
     "64 latent tokens": {"num_latent_tokens": 64, "budgets": [4, 8, 16, 24, 32, 48, 64]},
     "16,384 codes": {"codebook_size": 16384},
     "LPIPS from the start": {"perceptual_start": 0},
+    "gradient by rotation": {"quantizer": "rotation"},
+    "codebook by moving averages": {"quantizer": "averages"},
 }
 CARD_FIGURES = ("budget", "mean_budget", "rfid", "kid", "lpips", "psnr", "ssim")
 
 
-def run(*command: str | int | Path, processes: int = 1):
-    """Runs a command of the package at the root of the repository; its own sentence says what went wrong."""
+def run(*command: str | int | Path, processes: int = 1, quantizer: str | None = None):
+    """
+    Runs a command of the package at the root of the repository; its own sentence says what went wrong. `quantizer` is
+    one of `docs/try_quantizers.py` to train by.
+    """
     words = [str(word) for word in command]
-    print("$ adatok", *words, flush=True)
+    program = ["-m", "adatok_hf.cli"] if quantizer is None else ["docs/try_quantizers.py", quantizer]
+    print("$ adatok" if quantizer is None else f"$ python {' '.join(program)}", *words, flush=True)
     start = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
-    finished = subprocess.run([sys.executable, *start, "-m", "adatok_hf.cli", *words], cwd=ROOT)
+    finished = subprocess.run([sys.executable, *start, *program, *words], cwd=ROOT)
     if finished.returncode:
         sys.exit(finished.returncode)
 
@@ -200,21 +206,23 @@ def measure_pilots(data: str, work: Path):
     cut off begins anew, since its time counts.
     """
     pilots = []
-    for name, overrides in PILOTS.items():
+    for name, changes in PILOTS.items():
         folder = work / name.replace(" ", "-").replace(",", "")
         note = folder / "pilot.json"
         if not note.is_file():
             shutil.rmtree(folder, ignore_errors=True)
             images = ["--data", data, "--eval-data", data, "--max-eval-images", 512]
             words = []
-            for key, value in overrides.items():
+            for key in changes.keys() - {"quantizer"}:
+                value = changes[key]
                 words += [f"--{key}", *(value if isinstance(value, list) else [value])]
             start = resource.getrusage(resource.RUSAGE_CHILDREN)
-            run("train", "tokenizer", "--recipe", "pilot-64", *images, *words, "--output-dir", folder)
+            training = ["train", "tokenizer", "--recipe", "pilot-64", *images, *words, "--output-dir", folder]
+            run(*training, quantizer=changes.get("quantizer"))
             end = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
             rows = read_metrics(folder)["rows"]
-            write_json(note, {"name": name, "overrides": overrides, "cpu_seconds": seconds, "rows": rows})
+            write_json(note, {"name": name, "changes": changes, "cpu_seconds": seconds, "rows": rows})
         pilots.append(read_json(note))
     write_json(figures.PILOTS, pilots)
 
