@@ -26,10 +26,18 @@ class ReconstructionDistance:
         images (`Dataset`): The held-out images, at least `min_images`.
         inception (`torch.nn.Module`): See [`~adatok_hf.metrics.inception.load_inception`].
         min_images (`int`, *optional*, defaults to 2048): As [`~adatok_hf.metrics.inception.frechet_distance`].
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): What reconstructions are computed in.
     """
 
-    def __init__(self, images: Dataset, inception: torch.nn.Module, min_images: int = MIN_IMAGES):
-        self.images, self.inception, self.min_images, self.real = images, inception, min_images, None
+    def __init__(
+        self,
+        images: Dataset,
+        inception: torch.nn.Module,
+        min_images: int = MIN_IMAGES,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.images, self.inception, self.min_images, self.dtype = images, inception, min_images, dtype
+        self.real = None
 
     def __call__(self, checkpoint: str | Path, arm: str, budgets: Sequence[int] | np.ndarray) -> float:
         """rFID of a checkpoint whose images keep so many codes each; `arm` is what it is remembered by."""
@@ -39,7 +47,7 @@ class ReconstructionDistance:
             model, processor = load_checkpoint(checkpoint)
             if self.real is None:
                 self.real = self._statistics(processor, "real images")
-            found = self._statistics(processor, arm, model, torch.as_tensor(np.asarray(budgets)).long())
+            found = self._statistics(processor, arm, model.to(self.dtype), torch.as_tensor(np.asarray(budgets)).long())
             known[arm] = frechet_distance(self.real, found, min_images=self.min_images)
             write_json(path, known)
         return known[arm]

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from ..data import load_image_dataset
 from ..files import read_json, sole_user, write_json
 from ..metrics.inception import MIN_IMAGES
 from ..metrics.perceptual import load_lpips
-from ..modeling import AdaTokModel
+from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokModel
+from ..modeling.modeling_adatok import AdaTokPolicy
 from ..tables import align_columns
 from ..training.policy_arguments import ARGUMENT_CLASSES as POLICY_ARGUMENTS
 from ..training.recipe import checkpoint_to_resume, parse_recipe
@@ -179,8 +181,9 @@ def run_fixed_study(
 ) -> dict:
     """
     Trains the arms from random weights on the same images in the same order, measures them on the same held-out images
-    and compares them at one mean budget. What was cut off goes on; processes that are started for different `arms`
-    work side by side, and a last one over all arms puts their results together.
+    and compares them at one mean budget, all in the arithmetic that the recipe trains by. What was cut off goes on;
+    processes that are started for different `arms` work side by side, and a last one over all arms puts their results
+    together.
 
     The arms: the tokenizer of the recipe with its heads (`"adaptive"`), the same without heads, with one head of as
     many parameters, with heads for only two budgets; and without nested masking and heads, at the mean length and at
@@ -214,6 +217,7 @@ def run_fixed_study(
     _claim(out, settings)
     lpips = load_lpips("alex", weights_dir)
     held_out = load_image_dataset(settings.eval_data, "validation", settings.eval_images)
+    policy_images = load_image_dataset(settings.train_data, "train", settings.policy_images)
     tables: dict[tuple[str, float], list[RewardTable]] = {}
     scores: dict[float, list[torch.Tensor]] = {}
     trainings = []
@@ -226,18 +230,25 @@ def run_fixed_study(
             speed = read_json(folder / SPEED_NAME)
             trainings.append({"arm": arm, "seed": seed, "steps": training.max_steps, **speed})
             budgets = training.training_budgets or model_arguments.budgets
+            if arm != ADAPTIVE:  # which alone is measured by budgets that differ between images
+                budgets = sorted({settings.fixed_budget, budgets[-1]} & set(budgets))
+            dtype = torch.bfloat16 if training.bf16 else torch.float32
             steps = dict(zip(settings.shares, steps_of(training.max_steps, settings.shares)))
             for share in (*settings.shares, 1.0):
                 checkpoint = folder if share == 1 else folder / f"at-{steps[share]}"
-                table = _measure(checkpoint, held_out, budgets, lpips, settings.eval_data)
+                model, processor = load_checkpoint(checkpoint)
+                measure = partial(_measure, model.to(dtype), processor, lpips, checkpoint)
+                table = measure("held-out", held_out, budgets, settings.eval_data)
                 tables.setdefault((arm, share), []).append(table)
                 if arm == ADAPTIVE:
-                    scores.setdefault(share, []).append(_scores(checkpoint, table, settings, lpips))
+                    training_table = measure("training", policy_images, budgets, settings.train_data)
+                    policy = _train_policy(training_table, model.config, settings.policy_recipe, checkpoint)
+                    scores.setdefault(share, []).append(scores_of(policy, table))
     rows, groups = compare(tables, scores, settings, resamples)
     if inception is not None:
         ends = {arm: parts for (arm, share), parts in tables.items() if share == 1.0}
         at_mean, _ = arms_of(ends, scores.get(1.0, []), settings.fixed_budget)
-        distance = ReconstructionDistance(held_out, inception, min_images)
+        distance = ReconstructionDistance(held_out, inception, min_images, dtype)
         for row in rows:
             if (row["share"], row["budget"]) == (1.0, "mean"):
                 arm = row["arm"]
@@ -287,32 +298,26 @@ def _train(model_arguments, data, training, trainer: type[ArmTrainer]):
         write_json(folder / SPEED_NAME, {"cpu_seconds_per_step": seconds})
 
 
-def _measure(checkpoint: Path, images: Dataset, budgets: Sequence[int], lpips, name: str) -> RewardTable:
+def _measure(
+    model: AdaTokModel,
+    processor: AdaTokImageProcessor,
+    lpips: torch.nn.Module,
+    checkpoint: Path,
+    name: str,
+    images: Dataset,
+    budgets: Sequence[int],
+    data_name: str,
+) -> RewardTable:
     """Quality of all images at all budgets, in a table beside the weights."""
-    model, processor = load_checkpoint(checkpoint)
-    folder = checkpoint / "held-out"
-    build_reward_table(model, processor, images, lpips, folder, budgets=budgets, data_name=name)
+    folder = checkpoint / name
+    build_reward_table(model, processor, images, lpips, folder, budgets=budgets, data_name=data_name)
     return RewardTable.load(folder, model)
 
 
-def _scores(checkpoint: Path, table: RewardTable, settings: FixedStudySettings, lpips) -> torch.Tensor:
-    """What a policy, trained on training images, says of the held-out ones."""
-    model, processor = load_checkpoint(checkpoint)
-    images = load_image_dataset(settings.train_data, "train", settings.policy_images)
-    build_reward_table(model, processor, images, lpips, checkpoint / "training", data_name=settings.train_data)
-    quiet = [
-        "--save_strategy",
-        "no",
-        "--disable_tqdm",
-        "true",
-        "--log_level",
-        "error",
-        "--output_dir",
-        str(checkpoint),
-    ]
-    _, arguments = parse_recipe("policy", settings.policy_recipe, quiet, POLICY_ARGUMENTS)
-    learned = train_policy(RewardTable.load(checkpoint / "training", model), model.config, arguments)
-    return scores_of(learned.policy, table)
+def _train_policy(table: RewardTable, config: AdaTokConfig, recipe: str, folder: Path) -> AdaTokPolicy:
+    quiet = ["--save_strategy", "no", "--disable_tqdm", "true", "--log_level", "error", "--output_dir", str(folder)]
+    _, arguments = parse_recipe("policy", recipe, quiet, POLICY_ARGUMENTS)
+    return train_policy(table, config, arguments).policy
 
 
 def compare(

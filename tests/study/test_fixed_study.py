@@ -12,7 +12,8 @@ from evaluate_worker import SmallInception
 from safetensors.torch import load_file
 from tiny_recipe import RECIPE
 
-from adatok_hf.checkpoint import load_checkpoint
+from adatok_hf.allocation.reward_table import read_info
+from adatok_hf.checkpoint import load_checkpoint, model_hash
 from adatok_hf.cli import main
 from adatok_hf.study import fixed_study
 from adatok_hf.study.fixed_study import (
@@ -159,6 +160,19 @@ def test_rfid_is_of_each_arm_s_own_reconstructions_and_measured_once(finished, s
 def test_heads_of_another_rank_are_an_arm_where_it_is_named(settings, tmp_path):
     arguments = arm_arguments(settings, "rank 64", 0, tmp_path)[0]
     assert (arguments.lora_rank, arguments.lora_alpha) == (64, 64) and "rank 64" not in NAMES
+
+
+@pytest.mark.parametrize("bf16, dtype", [("true", torch.bfloat16), ("false", torch.float32)])
+def test_arms_are_measured_in_the_arithmetic_of_their_training(settings, tmp_path, bf16, dtype):
+    brief = replace(settings, overrides=("--bf16", bf16), shares=())
+    run_fixed_study(brief, tmp_path, arms=[FIXED_MEAN], resamples=2)
+    model, _ = load_checkpoint(tmp_path / "fixed-at-the-mean-0")
+    assert read_info(tmp_path / "fixed-at-the-mean-0" / "held-out").model_hash == model_hash(model.to(dtype))
+
+
+def test_budgets_that_no_comparison_asks_for_are_measured_of_the_adaptive_arm_alone(finished):
+    measured = {arm: read_info(finished[1] / f"{arm}-0" / "held-out").budgets for arm in ("adaptive", "no-heads")}
+    assert measured == {"adaptive": [4, 8, 16], "no-heads": [8, 16]}
 
 
 def test_the_weights_on_the_way_differ_from_those_at_the_end(finished):
