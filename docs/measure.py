@@ -24,6 +24,7 @@ from adatok_hf.model_card import CARD_NAME, model_card, read_license
 from adatok_hf.training.recipe import find_recipe
 
 
+PILOT = {"max_steps": 500, "perceptual_start": 300, "lr_scheduler_kwargs": '{"num_decay_steps": 160}'}
 PILOTS = {
     "the recipe": {},
     "AdamW alone": {"muon": "false", "learning_rate": 7e-4, "adamw_learning_rate": "none"},
@@ -202,8 +203,8 @@ def embed_generator(generator: Path, tokenizer: Path):
 
 def measure_pilots(data: str, work: Path):
     """
-    Short trainings that differ in one thing each. What has been trained in `work` is not trained again; one that was
-    cut off begins anew, since its time counts.
+    Short trainings that differ in one thing each, by the recipe `pilot-64` cut to 500 steps. What has been trained in
+    `work` is not trained again; one that was cut off begins anew, since its time counts.
     """
     pilots = []
     for name, changes in PILOTS.items():
@@ -213,12 +214,13 @@ def measure_pilots(data: str, work: Path):
             shutil.rmtree(folder, ignore_errors=True)
             images = ["--data", data, "--eval-data", data, "--max-eval-images", 512]
             words = []
-            for key in changes.keys() - {"quantizer"}:
-                value = changes[key]
+            overrides = PILOT | changes
+            quantizer = overrides.pop("quantizer", None)
+            for key, value in overrides.items():
                 words += [f"--{key}", *(value if isinstance(value, list) else [value])]
             start = resource.getrusage(resource.RUSAGE_CHILDREN)
             training = ["train", "tokenizer", "--recipe", "pilot-64", *images, *words, "--output-dir", folder]
-            run(*training, quantizer=changes.get("quantizer"))
+            run(*training, quantizer=quantizer)
             end = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
             rows = read_metrics(folder)["rows"]
