@@ -23,7 +23,7 @@ from .evaluate import AUTO, library_versions
 
 
 KID_SEED = 2020
-RECONSTRUCTIONS = "reconstructions"
+REAL, RECONSTRUCTIONS = "real", "reconstructions"
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,11 @@ def evaluate_generation(
         min_images (`int`, *optional*, defaults to 2048): Refuse fewer.
 
     Returns:
-        `dict`: under `rows`, for `reconstructions` of the real images by the tokenizer, which no generator beats by
-        much, and for each budget with each guidance: `gfid`, `kid` with `kid_std`, `class_accuracy` in 0..1 (`None`
-        without classes), `guidance_scale`, `mean_budget`, `n`. `real_class_accuracy` is that of the classifier on real
-        images: a linear one on Inception features, fitted to every other real image and measured on the rest.
+        `dict`: under `rows`, for `reconstructions` of the real images by the tokenizer at each budget (at the policy's
+        own for `"auto"`), which no generator beats by much, and for each budget with each guidance: `gfid`, `kid` with
+        `kid_std`, `class_accuracy` in 0..1 (`None` without classes), `guidance_scale`, `mean_budget`, `n`.
+        `real_class_accuracy` is that of the classifier on real images: a linear one on Inception features, fitted to
+        every other real image and measured on the rest.
 
     Raises:
         `ValueError`: as [`CodeSampler`], and for too few images, a budget that is no candidate, classes that the
@@ -105,14 +106,15 @@ def evaluate_generation(
     if len(dataset) < min_images:
         raise ValueError(f"gFID needs at least {min_images:,} images; got {len(dataset):,}: name more.")
     units = _Units(pipe, dataset, Path(out), settings, inception.to(pipe.device), warn)
-    real = units.load("real")
+    real = units.load(REAL)
     labels = real["labels"]
     statistics = _statistics(real["features"])
     classifier = _LinearClassifier(real["features"][::2], labels[::2]) if units.has_classes else None
     rows = []
-    drawn = [(budget, scale) for budget in settings.budgets for scale in settings.guidance_scales]
-    for images, scale in ((RECONSTRUCTIONS, None), *drawn):
-        found = units.load(images, scale)
+    jobs = [(RECONSTRUCTIONS, budget, None) for budget in settings.budgets]
+    jobs += [(budget, budget, scale) for budget in settings.budgets for scale in settings.guidance_scales]
+    for images, budget, scale in jobs:
+        found = units.load(images, budget, scale)
         kid, kid_std = kernel_distance(
             real["features"], found["features"], subset_size=settings.kid_subset_size, seed=KID_SEED
         )
@@ -180,33 +182,41 @@ class _Units:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, identity)
 
-    def load(self, unit: int | str, guidance_scale: float | None = None) -> dict[str, torch.Tensor]:
+    def load(
+        self, images: int | str, budget: int | str = AUTO, guidance_scale: float | None = None
+    ) -> dict[str, torch.Tensor]:
         """The columns of a unit: `features`, `budgets` where there are any, and `labels` of real images."""
-        name = str(unit) if guidance_scale is None else f"{unit}-guided-{guidance_scale:g}"
+        name = str(images)
+        if guidance_scale is not None:
+            name = f"{budget}-guided-{guidance_scale:g}"
+        elif budget != AUTO:
+            name = f"{images}-{budget}"
         parts = []
-        count = len(self.dataset if unit == "real" else self.rows)
+        count = len(self.dataset if images == REAL else self.rows)
         with tqdm(total=count, desc=f"Features of {name}", unit="image", disable=None) as progress:
             size = self.settings.images_per_part
             for start in range(0, count, size):
                 rows = range(start, min(start + size, count))
                 path = self.folder / f"{name}-{start:06d}.safetensors"
                 if not path.is_file():
-                    columns = self._measure(unit, guidance_scale, rows)
+                    columns = self._measure(images, budget, guidance_scale, rows)
                     with whole_file(path) as temporary:
                         save_file({name: value.contiguous() for name, value in columns.items()}, temporary)
                 parts.append(load_file(path))
                 progress.update(len(rows))
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if unit == "real":
+        if images == REAL:
             self.rows = columns["rows"]
         return columns
 
     @torch.inference_mode()
-    def _measure(self, unit: int | str, guidance_scale: float | None, rows: range) -> dict[str, torch.Tensor]:
-        if unit == "real":
+    def _measure(
+        self, images: int | str, budget: int | str, guidance_scale: float | None, rows: range
+    ) -> dict[str, torch.Tensor]:
+        if images == REAL:
             return self._measure_real(rows)
         is_drawn = guidance_scale is not None
-        batches = self._generate(unit, guidance_scale, rows) if is_drawn else self._reconstruct(rows)
+        batches = self._generate(budget, guidance_scale, rows) if is_drawn else self._reconstruct(budget, rows)
         features, budgets = zip(*((self.inception(to_uint8(pixels)), kept) for pixels, kept in batches))
         return {"features": torch.cat(features).cpu(), "budgets": torch.cat(budgets).cpu()}
 
@@ -219,11 +229,12 @@ class _Units:
             raise ImageFileError(f"None of the images {rows.start} to {rows.stop - 1} of the data could be read.")
         return {"features": torch.cat(features), "rows": torch.tensor(read), "labels": self.numbers[read]}
 
-    def _reconstruct(self, rows: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _reconstruct(self, budget: int | str, rows: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for some in self.rows[rows.start : rows.stop].split(32):
             images = read_images(self.dataset, some.tolist(), self.pipe.image_processor, self.warn)
             pixel_values = torch.cat([values for _, _, values in images])
-            output = self.pipe.image_tokenizer(pixel_values.to(self.pipe.device))
+            kept = None if budget == AUTO else budget
+            output = self.pipe.image_tokenizer(pixel_values.to(self.pipe.device), budgets=kept)
             yield output.pixel_values, output.budgets
 
     def _generate(

@@ -45,9 +45,10 @@ def evaluate(pipe, labelled, tmp_path):
 def test_every_row_has_its_distances_and_budgets(evaluate, tmp_path):
     report = evaluate()
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == report
-    reconstructions, drawn, forced = report["rows"]
-    assert (reconstructions["images"], drawn["images"], forced["images"]) == ("reconstructions", "auto", 8)
-    assert forced["mean_budget"] == 8 and 4 <= drawn["mean_budget"] <= 16
+    reconstructions, at_eight, drawn, forced = report["rows"]
+    assert [row["images"] for row in report["rows"]] == ["reconstructions", "reconstructions", "auto", 8]
+    assert forced["mean_budget"] == at_eight["mean_budget"] == 8 and reconstructions["gfid"] != at_eight["gfid"]
+    assert 4 <= drawn["mean_budget"] <= 16 and 4 <= reconstructions["mean_budget"] <= 16
     for row in report["rows"]:
         assert row["n"] == 20 and math.isfinite(row["gfid"] + row["kid"]) and 0 <= row["class_accuracy"] <= 1
     assert "auto" in format_table(report)
@@ -55,13 +56,13 @@ def test_every_row_has_its_distances_and_budgets(evaluate, tmp_path):
 
 def test_each_guidance_is_a_row_and_measured_alone_or_together_it_is_the_same(evaluate):
     both = evaluate(settings=replace(SETTINGS, guidance_scales=(1.0, 3.0)))
-    assert [(row["images"], row["guidance_scale"]) for row in both["rows"][1:]] == [
+    assert [(row["images"], row["guidance_scale"]) for row in both["rows"][2:]] == [
         ("auto", 1.0),
         ("auto", 3.0),
         (8, 1.0),
         (8, 3.0),
     ]
-    plain, guided = both["rows"][1:3]
+    plain, guided = both["rows"][2:4]
     assert plain["mean_budget"] == guided["mean_budget"] and plain["gfid"] != guided["gfid"]
     alone = evaluate("alone", replace(SETTINGS, budgets=("auto",), guidance_scales=(3.0,)))
     assert alone["rows"][1] == guided
