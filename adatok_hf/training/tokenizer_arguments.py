@@ -150,6 +150,13 @@ class ReconstructionTrainingArguments(MuonTrainingArguments):
     freeze_latent_norm_step: int | None = field(
         default=None, metadata={"help": "Step from which the latents are normalised by fixed statistics."}
     )
+    license: str | None = field(
+        default=None,
+        metadata={
+            "help": "Licence of the exported weights, an identifier of the Hub such as cc-by-nc-4.0, for the model "
+            "card; if not given that of the weights that training starts from, else apache-2.0."
+        },
+    )
     grid_images: int = field(default=8, metadata={"help": "Images in the picture grid saved at each evaluation."})
     weights_dir: str | None = field(default=None, metadata={"help": "Folder with LPIPS backbones, for offline use."})
 

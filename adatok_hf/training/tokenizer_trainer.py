@@ -377,7 +377,7 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
         if self.args.export_half_precision:
             weights = {name: self._in_half_precision(name, value) for name, value in weights.items()}
         base = self.model.name_or_path  # folder of the weights that training started from, if any
-        license = read_license(Path(base)) if base else None
+        license = self.args.license or (read_license(Path(base)) if base else None)
         save_checkpoint(
             output_dir, self.ema.module, self.processing_class, metrics=metrics, license=license, state_dict=weights
         )

@@ -306,11 +306,17 @@ def test_a_perceptual_crop_beyond_the_image_is_refused(make_trainer, one_sentenc
         make_trainer(perceptual_crop=size)
 
 
-def test_an_export_has_the_licence_of_the_weights_that_training_started_from(make_trainer, tmp_path, tiny_config):
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "README.md").write_text(model_card(tiny_config, "base", license="mit"), encoding="utf-8")
-    for base, license in (("", "apache-2.0"), (str(tmp_path / "base"), "mit")):
-        trainer = make_trainer()
-        trainer.model.name_or_path = base
-        trainer.export(str(tmp_path / f"out-{license}"), {})
-        assert read_license(tmp_path / f"out-{license}") == license
+@pytest.mark.parametrize(
+    "named, base, expected",
+    [(None, None, "apache-2.0"), (None, "mit", "mit"), ("cc-by-nc-4.0", "mit", "cc-by-nc-4.0")],
+)
+def test_an_export_has_the_licence_that_is_named_else_that_of_the_weights_it_started_from(
+    make_trainer, tmp_path, tiny_config, named, base, expected
+):
+    trainer = make_trainer(license=named)
+    if base is not None:
+        (tmp_path / "base").mkdir()
+        (tmp_path / "base" / "README.md").write_text(model_card(tiny_config, "base", license=base), encoding="utf-8")
+        trainer.model.name_or_path = str(tmp_path / "base")
+    trainer.export(str(tmp_path / "out"), {})
+    assert read_license(tmp_path / "out") == expected
