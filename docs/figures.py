@@ -12,6 +12,7 @@ from claims import (
     claims_table,
     difference,
     of_fixed_lengths,
+    of_generated_images,
     of_generation,
     of_tatok,
     of_tatok_generation,
@@ -449,6 +450,7 @@ def claims() -> str:
     for path, verdicts in (
         (STUDY / "fixed.json", of_fixed_lengths),
         (GENERATION_BENCH, of_generation),
+        (GENERATION, of_generated_images),
         (STUDY / "tatok.json", of_tatok),
         (TATOK_BENCH, of_tatok_generation),
     ):

@@ -124,6 +124,23 @@ def test_the_claim_about_tatoks_speed_follows_from_its_figures(figures, speed, v
     assert found == verdict
 
 
+@pytest.mark.parametrize("gfid, verdict", [(101.9, "holds"), (103.0, "does not hold")])
+def test_the_claim_about_generated_images_follows_from_every_guidance(figures, gfid, verdict):
+    claims = importlib.import_module("claims")
+
+    def report(budget: float, *gfids: float) -> dict:
+        scales = (None, 1.0, 2.5)
+        return {
+            "rows": [
+                {"guidance_scale": scale, "gfid": value, "mean_budget": budget} for scale, value in zip(scales, gfids)
+            ]
+        }
+
+    reports = {"adaptive": report(25.7, 200.0, 100.0, gfid), "fixed": report(64, 90.0, 110.0, 100.0)}
+    ((_, measured, found),) = claims.of_generated_images(reports)
+    assert found == verdict and f"{gfid} at 25.7 codes, 100.0 at 64, with guidance 2.5" in measured
+
+
 def test_card_and_metrics_of_an_embedded_checkpoint_agree(figures):
     for folder in map(Path, checkpoints().values()):
         card = (folder / "README.md").read_text(encoding="utf-8")
