@@ -111,16 +111,16 @@ def evaluate_generation(
     statistics = _statistics(real["features"])
     classifier = _LinearClassifier(real["features"][::2], labels[::2]) if units.has_classes else None
     rows = []
-    jobs = [(RECONSTRUCTIONS, budget, None) for budget in settings.budgets]
-    jobs += [(budget, budget, scale) for budget in settings.budgets for scale in settings.guidance_scales]
-    for images, budget, scale in jobs:
-        found = units.load(images, budget, scale)
+    reconstructed = [(budget, None) for budget in settings.budgets]
+    drawn = [(budget, scale) for budget in settings.budgets for scale in settings.guidance_scales]
+    for budget, scale in (*reconstructed, *drawn):
+        found = units.load(budget, scale)
         kid, kid_std = kernel_distance(
             real["features"], found["features"], subset_size=settings.kid_subset_size, seed=KID_SEED
         )
         rows.append(
             {
-                "images": images,
+                "images": RECONSTRUCTIONS if scale is None else budget,
                 "guidance_scale": scale,
                 "mean_budget": found["budgets"].double().mean().item(),
                 "gfid": frechet_distance(statistics, _statistics(found["features"]), min_images=min_images),
@@ -182,41 +182,41 @@ class _Units:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, identity)
 
-    def load(
-        self, images: int | str, budget: int | str = AUTO, guidance_scale: float | None = None
-    ) -> dict[str, torch.Tensor]:
-        """The columns of a unit: `features`, `budgets` where there are any, and `labels` of real images."""
-        name = str(images)
+    def load(self, unit: int | str, guidance_scale: float | None = None) -> dict[str, torch.Tensor]:
+        """
+        The columns of a unit, which is `REAL` or a budget, without guidance that of the reconstructions: `features`,
+        `budgets` where there are any, and `labels` of real images.
+        """
         if guidance_scale is not None:
-            name = f"{budget}-guided-{guidance_scale:g}"
-        elif budget != AUTO:
-            name = f"{images}-{budget}"
+            name = f"{unit}-guided-{guidance_scale:g}"
+        elif unit == AUTO:
+            name = RECONSTRUCTIONS
+        else:
+            name = unit if unit == REAL else f"{RECONSTRUCTIONS}-{unit}"
         parts = []
-        count = len(self.dataset if images == REAL else self.rows)
+        count = len(self.dataset if unit == REAL else self.rows)
         with tqdm(total=count, desc=f"Features of {name}", unit="image", disable=None) as progress:
             size = self.settings.images_per_part
             for start in range(0, count, size):
                 rows = range(start, min(start + size, count))
                 path = self.folder / f"{name}-{start:06d}.safetensors"
                 if not path.is_file():
-                    columns = self._measure(images, budget, guidance_scale, rows)
+                    columns = self._measure(unit, guidance_scale, rows)
                     with whole_file(path) as temporary:
                         save_file({name: value.contiguous() for name, value in columns.items()}, temporary)
                 parts.append(load_file(path))
                 progress.update(len(rows))
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if images == REAL:
+        if unit == REAL:
             self.rows = columns["rows"]
         return columns
 
     @torch.inference_mode()
-    def _measure(
-        self, images: int | str, budget: int | str, guidance_scale: float | None, rows: range
-    ) -> dict[str, torch.Tensor]:
-        if images == REAL:
+    def _measure(self, unit: int | str, guidance_scale: float | None, rows: range) -> dict[str, torch.Tensor]:
+        if unit == REAL:
             return self._measure_real(rows)
         is_drawn = guidance_scale is not None
-        batches = self._generate(budget, guidance_scale, rows) if is_drawn else self._reconstruct(budget, rows)
+        batches = self._generate(unit, guidance_scale, rows) if is_drawn else self._reconstruct(unit, rows)
         features, budgets = zip(*((self.inception(to_uint8(pixels)), kept) for pixels, kept in batches))
         return {"features": torch.cat(features).cpu(), "budgets": torch.cat(budgets).cpu()}
 
@@ -230,10 +230,10 @@ class _Units:
         return {"features": torch.cat(features), "rows": torch.tensor(read), "labels": self.numbers[read]}
 
     def _reconstruct(self, budget: int | str, rows: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        kept = None if budget == AUTO else budget
         for some in self.rows[rows.start : rows.stop].split(32):
             images = read_images(self.dataset, some.tolist(), self.pipe.image_processor, self.warn)
             pixel_values = torch.cat([values for _, _, values in images])
-            kept = None if budget == AUTO else budget
             output = self.pipe.image_tokenizer(pixel_values.to(self.pipe.device), budgets=kept)
             yield output.pixel_values, output.budgets
 
