@@ -30,7 +30,8 @@ class Inception(torch.nn.Module):
 
     def __init__(self, extractor: torch.nn.Module):
         super().__init__()
-        self.extractor = extractor
+        # Channels last, convolutions on a CPU take three fifths of the time.
+        self.extractor = extractor.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
