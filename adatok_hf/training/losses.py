@@ -7,16 +7,21 @@ from torch import nn
 
 
 def draw_budgets(
-    batch_size: int, candidate_budgets: Sequence[int], device: torch.device | None = None
+    batch_size: int,
+    candidate_budgets: Sequence[int],
+    device: torch.device | None = None,
+    full_share: float = 0.0,
 ) -> torch.Tensor:
     """
     Nested tail masking: one budget per image, half from the candidates, half uniform over 1..B, where B is the
-    last candidate, which is included.
+    last candidate, which is included. Few images keep the last tokens then, which learn slowly; with `full_share`
+    some keep all B whatever was drawn.
 
     Args:
         batch_size (`int`): Number of images.
         candidate_budgets (`Sequence[int]`): Ascending; normally the model's candidates, so that the last one is N.
         device (`torch.device`, *optional*): Where the result goes; the draw itself is made on the CPU.
+        full_share (`float`, *optional*, defaults to 0.0): Probability in [0, 1] that an image keeps all B.
 
     Returns:
         `torch.LongTensor` of shape `(batch_size,)`.
@@ -36,7 +41,10 @@ def draw_budgets(
     candidates = torch.tensor(candidate_budgets)
     from_candidates = candidates[torch.randint(len(candidates), (batch_size,))]
     uniform = torch.randint(1, int(candidates[-1]) + 1, (batch_size,))
-    return torch.where(torch.rand(batch_size) < 0.5, from_candidates, uniform).to(device)
+    budgets = torch.where(torch.rand(batch_size) < 0.5, from_candidates, uniform)
+    if full_share:
+        budgets = torch.where(torch.rand(batch_size) < full_share, candidates[-1], budgets)
+    return budgets.to(device)
 
 
 def shift_together(images: list[torch.Tensor], max_shift: int = 8) -> list[torch.Tensor]:

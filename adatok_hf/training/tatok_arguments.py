@@ -30,8 +30,10 @@ class TaTokTrainingArguments(ReconstructionTrainingArguments):
     )
 
     def __post_init__(self):
-        if self.train_only is not None or self.revive_latents_steps:
-            raise ValueError("train_only and revive_latents_steps are for AdaTok's heads and latent tokens only.")
+        if self.train_only is not None or self.revive_latents_steps or self.full_budget_share:
+            raise ValueError(
+                "train_only, revive_latents_steps and full_budget_share are for AdaTok's heads and latent tokens only."
+            )
         if not 0 <= self.hidden_globals_share < 1:
             raise ValueError(f"hidden_globals_share must be at least 0 and below 1; got {self.hidden_globals_share}.")
         super().__post_init__()

@@ -115,6 +115,9 @@ class ReconstructionTrainingArguments(MuonTrainingArguments):
     training_budgets: list[int] | None = field(
         default=None, metadata={"help": "Budgets to draw from and to evaluate at; the candidates if not given."}
     )
+    full_budget_share: float = field(
+        default=0.0, metadata={"help": "Share of the images that keep all codes, so that the last tokens learn too."}
+    )
     reconstruction_weight: float = field(default=1.0, metadata={"help": "Weight of the mean squared error."})
     perceptual_weight: float = field(default=1.0, metadata={"help": "Weight of LPIPS; 0 needs no network."})
     perceptual_start: int = field(default=0, metadata={"help": "Step at which LPIPS begins."})
@@ -165,6 +168,8 @@ class ReconstructionTrainingArguments(MuonTrainingArguments):
             raise ValueError(
                 f"train_only must be one of {', '.join(TRAINABLE_PARTS)}, or not given; got {self.train_only!r}."
             )
+        if not 0 <= self.full_budget_share <= 1:
+            raise ValueError(f"full_budget_share must lie in [0, 1]; got {self.full_budget_share}.")
         if self.adversarial_weight > 0 and self.discriminator_features:
             if self.perceptual_weight <= 0 or self.critic_start < self.perceptual_start:
                 raise ValueError(

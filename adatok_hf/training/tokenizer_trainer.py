@@ -202,9 +202,11 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
 
     def _draw_choice(self, batch_size: int) -> dict[str, torch.Tensor]:
         """What each image of a batch keeps, as keywords of the model."""
-        world_size = self.args.world_size
-        budgets = draw_budgets(world_size * batch_size, self.training_budgets, self.args.device)
-        return {"budgets": budgets.view(world_size, batch_size)[self.args.process_index]}
+        args = self.args
+        budgets = draw_budgets(
+            args.world_size * batch_size, self.training_budgets, args.device, full_share=args.full_budget_share
+        )
+        return {"budgets": budgets.view(args.world_size, batch_size)[args.process_index]}
 
     def _further_loss(self, outputs: ModelOutput, components: dict[str, torch.Tensor]) -> torch.Tensor | float:
         """What a model has beyond reconstruction and quantization; puts each part into the components too."""

@@ -20,6 +20,14 @@ def test_budgets_are_half_candidates_and_half_uniform():
     assert counts[0] == 0 and len(counts) == 17
 
 
+def test_a_share_of_the_images_keeps_all_codes():
+    torch.manual_seed(0)
+    full = (draw_budgets(48_000, CANDIDATES, full_share=0.4) == 16).float().mean().item()
+    expected = 0.4 + 0.6 * (0.5 / 16 + 0.5 / 3)
+    assert abs(full - expected) < 5 * (expected * (1 - expected) / 48_000) ** 0.5
+    assert (draw_budgets(100, CANDIDATES, full_share=1.0) == 16).all()
+
+
 def test_budgets_include_one_and_the_full_budget():
     torch.manual_seed(0)
     budgets = draw_budgets(2_000, [3, 7])

@@ -116,6 +116,19 @@ def test_budgets_are_drawn_from_the_training_budgets(make_trainer, pictures):
     assert sum(budget in (3, 5) for budget in drawn) > 40  # 56 are expected
 
 
+def test_a_share_of_the_images_keeps_all_codes(make_trainer, pictures):
+    trainer = make_trainer(images=pictures[:8], full_budget_share=1.0, max_steps=2)
+    drawn = []
+    trainer.model.register_forward_hook(lambda module, args, output: drawn.extend(output.budgets.tolist()))
+    trainer.train()
+    assert len(drawn) == 8 and set(drawn) == {trainer.model.config.num_latent_tokens}
+
+
+def test_an_impossible_share_is_refused(tmp_path, one_sentence):
+    with one_sentence("full_budget_share", "1.5"):
+        ReconstructionTrainingArguments(str(tmp_path), full_budget_share=1.5, use_cpu=True)
+
+
 def test_evaluation_runs_at_the_training_budgets(make_trainer):
     trainer = make_trainer(training_budgets=[3, 5], max_steps=1)
     trainer.train()

@@ -121,6 +121,7 @@ def test_a_recipe_gives_a_folder_that_loads_and_goes_on_when_cut_off(tmp_path, w
         ({"training_budgets": [9, 21]}, ("between 1 and 20", "[9, 21]")),
         ({"train_only": "heads"}, ("AdaTok's heads",)),
         ({"revive_latents_steps": [5]}, ("AdaTok's heads and latent tokens",)),
+        ({"full_budget_share": 0.5}, ("AdaTok's heads and latent tokens",)),
         ({"hidden_globals_share": 1.0}, ("below 1; got 1.0",)),
     ],
 )
