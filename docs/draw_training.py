@@ -36,7 +36,8 @@ def draw(runs: dict[str, dict[str, list]]):
     """Loss on the left, validation PSNR on the right."""
     with new_figure(DOCS / "training.png", (10, 3)) as figure:
         left, right = figure.subplots(1, 2)
-        for color, (name, found) in zip(("C0", "C1", "C2"), runs.items()):
+        for number, (name, found) in enumerate(runs.items()):
+            color = f"C{number}"
             left.plot(*zip(*found["loss"]), color=color, label=name)
             for key, style in ((key, "-" if key.startswith("largest") else ":") for key in found if key != "loss"):
                 right.plot(*zip(*found[key]), style, color=color, marker=".", label=f"{name}, {key.split(', ')[1]}")
