@@ -219,7 +219,7 @@ def test_images_are_mirrored_half_of_the_time(make_trainer, pictures, processor)
 
 def test_gradient_accumulation_equals_the_larger_batch(make_trainer, pictures, snapshot, monkeypatch):
     # Fixed budgets, mirror images and frozen statistics leave nothing that depends on how the batch is cut.
-    monkeypatch.setattr(tokenizer_trainer, "draw_budgets", lambda size, *_: torch.full((size,), 8))
+    monkeypatch.setattr(tokenizer_trainer, "draw_budgets", lambda size, *_, **__: torch.full((size,), 8))
     half = [np.asarray(picture.resize((16, 32))) for picture in pictures[:8]]
     symmetric = [Image.fromarray(np.concatenate([side, side[:, ::-1]], axis=1)) for side in half]
     states = []
