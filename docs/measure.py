@@ -85,16 +85,14 @@ def measure_tokenizer(
     evaluation = read_json(work / "evaluation" / "results.json")
     embed_tokenizer(adaptive, evaluation, CHECKPOINTS / adaptive.name / "image_tokenizer")
     shutil.copyfile(work / "evaluation" / "quality.png", ROOT / "docs" / "quality.png")
-    studied = read_json(STUDY / "study.json")["model_hash"] == evaluation["model_hash"]
-    if not studied:
-        tables = ["--reward-table", train, "--eval-reward-table", validation, "--mirrored-reward-table", mirrored]
-        run("study", "policy", "--model", adaptive, *tables, "--recipe", recipe, "--out", STUDY)
     run("bench", "--model", adaptive, "--out", BENCH)
     with tempfile.TemporaryDirectory() as exported:
         run("export", "--int8", "--out", exported)
         shutil.copyfile(Path(exported) / "export.json", EXPORT)
     draw_pictures()
-    if not studied:
+    if read_json(STUDY / "study.json")["model_hash"] != evaluation["model_hash"]:
+        tables = ["--reward-table", train, "--eval-reward-table", validation, "--mirrored-reward-table", mirrored]
+        run("study", "policy", "--model", adaptive, *tables, "--recipe", recipe, "--out", STUDY)
         images = ["--train-data", data, "--eval-data", data, "--steps", heads_steps]
         run("study", "heads", "--model", adaptive, *images, "--out", STUDY)
 
