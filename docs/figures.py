@@ -21,7 +21,7 @@ from claims import (
 from transformers import AutoConfig
 
 from adatok_hf import AdaTokConfig, TaTokConfig, checkpoints, default_checkpoint
-from adatok_hf.checkpoint import checkpoint_name
+from adatok_hf.checkpoint import checkpoint_name, load_checkpoint, model_hash
 from adatok_hf.files import read_json
 from adatok_hf.metrics.rate import bits_per_pixel
 from adatok_hf.study.arms import MIRRORED
@@ -33,6 +33,7 @@ CHECKPOINTS = ROOT / "adatok_hf" / "checkpoints"
 STUDY = ROOT / "docs" / "study"
 BENCH = ROOT / "docs" / "bench.json"
 GENERATION = ROOT / "docs" / "generation.json"
+GENERATION_LENGTHS = ROOT / "docs" / "generation_lengths.json"
 GENERATION_BENCH = ROOT / "docs" / "generation_bench.json"
 TATOK_CODEC_BENCH = ROOT / "docs" / "tatok_codec_bench.json"
 TATOK_BENCH = ROOT / "docs" / "tatok_bench.json"
@@ -155,7 +156,7 @@ def policy() -> str:
     kinds = ", ".join(f"{group['group'].replace('_', ' ')} {group['mean_budget']:.1f}" for group in groups)
     table = markdown_table([f"the policy's LPIPS of {arms['policy']['lpips']:.3f} against", "better by"], rows)
     correlation = study["correlations"]["policy, webp_bytes"]
-    return of_another(study["model"], "studied") + (
+    return of_predecessor(study) + (
         f"On {study['n']:,} held-out images, at the mean of {study['mean_budget']:.1f} codes "
         "that the policy chooses by itself; the whole [study](docs/study/study.md) is one command. The intervals of "
         f"95 % are over the images: the {study['seeds']} seeds are averaged first, and the bias that brings every arm "
@@ -169,6 +170,15 @@ def of_another(model: str, verb: str) -> str:
     """Says so where figures are of another checkpoint than the shipped one."""
     model, shipped = checkpoint_name(model), checkpoint_name(shipped_folder())
     return "" if model == shipped else f"Of `{model}`, which shipped before; `{shipped}` has not been {verb} yet. "
+
+
+def of_predecessor(study: dict) -> str:
+    """Says so where the study is of weights that shipped before."""
+    model, _ = load_checkpoint(shipped_folder())
+    if model_hash(model) == study["model_hash"]:
+        return ""
+    name = checkpoint_name(study["model"])
+    return f"The study is of the weights that shipped as `{name}` before; the present ones are not studied yet. "
 
 
 def weighting(study: dict) -> str:
@@ -239,23 +249,37 @@ def ceiling(bench: dict) -> str:
 
 
 def generation() -> str:
-    """What the generators are worth: one of budgets that images deserve, one of all codes for every image."""
-    reports = read_json(GENERATION)
-    rows = []
-    for name, report in reports.items():
-        for row in report["rows"]:
-            guidance, images = row["guidance_scale"], f"reconstructions, {name}"
-            if guidance is not None:
-                images = f"generated, {name}" + (f", guidance {guidance:g}" if guidance != 1 else "")
-            rows.append([images, f"{row['mean_budget']:.1f}", f"{row['gfid']:.1f}", f"{row['kid']:.4f}"])
-            rows[-1] += [f"{row['class_accuracy']:.1%}"]
-    report = reports["adaptive"]
-    table = markdown_table(["images", "mean budget", "gFID", "KID", "class found"], rows)
+    """What the shipped generator is worth."""
+    report = read_json(GENERATION)
+    return f"{generation_conditions(report)}\n\n{generation_table({'': report})}"
+
+
+def generation_lengths() -> str:
+    """Two generators: one of budgets that images deserve, one of all codes for every image."""
+    reports = read_json(GENERATION_LENGTHS)
+    return f"{generation_conditions(reports['adaptive'])}\n\n{generation_table(reports)}"
+
+
+def generation_conditions(report: dict) -> str:
+    """What images were generated and compared."""
     return (
         f"{report['num_images']:,} images of the validation classes each, against the {report['num_images']:,} real "
         f"ones, in which the classifier finds the class of {report['real_class_accuracy']:.1%}; by "
-        f"`{report['command']}`.\n\n{table}"
+        f"`{report['command']}`."
     )
+
+
+def generation_table(reports: dict[str, dict]) -> str:
+    """The quality of reconstructions and of generated images, by the name of the generator, which may be empty."""
+    rows = []
+    for name, report in reports.items():
+        for row in report["rows"]:
+            guidance = row["guidance_scale"]
+            words = ["reconstructions" if guidance is None else "generated", name]
+            words += [f"guidance {guidance:g}"] if guidance not in (None, 1) else []
+            rows.append([", ".join(filter(None, words)), f"{row['mean_budget']:.1f}", f"{row['gfid']:.1f}"])
+            rows[-1] += [f"{row['kid']:.4f}", f"{row['class_accuracy']:.1%}"]
+    return markdown_table(["images", "mean budget", "gFID", "KID", "class found"], rows)
 
 
 def generation_speed() -> str:
@@ -446,17 +470,19 @@ def on_the_way(study: dict) -> str:
 
 def claims() -> str:
     """What the papers say, what was measured here, and what follows from it; what was not measured yet is left out."""
-    rows = [*of_the_checkpoint(read_json(shipped_folder() / "metrics.json")["rows"], read_json(STUDY / "study.json"))]
+    study = read_json(STUDY / "study.json")
+    rows = [*of_the_checkpoint(read_json(shipped_folder() / "metrics.json")["rows"], study)]
     for path, verdicts in (
         (STUDY / "fixed.json", of_fixed_lengths),
         (GENERATION_BENCH, of_generation),
-        (GENERATION, of_generated_images),
+        (GENERATION_LENGTHS, of_generated_images),
         (STUDY / "tatok.json", of_tatok),
         (TATOK_BENCH, of_tatok_generation),
     ):
         if path.is_file():
             rows += verdicts(read_json(path))
-    return claims_table(rows)
+    note = of_predecessor(study)
+    return (f"{note.strip()}\n\n" if note else "") + claims_table(rows)
 
 
 def pilots() -> str:
@@ -559,6 +585,7 @@ BLOCKS: tuple[Callable[[], str], ...] = (
     bulk,
     space,
     generation,
+    generation_lengths,
     generation_speed,
     generated,
     tatok,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import figures
-from figures import BENCH, CHECKPOINTS, EXPORT, GENERATION, ROOT, STUDY
+from figures import BENCH, CHECKPOINTS, EXPORT, GENERATION, GENERATION_LENGTHS, ROOT, STUDY
 from huggingface_hub import ModelCard
 
 from adatok_hf import AdaTokConfig, TaTokConfig, default_checkpoint
@@ -160,26 +160,32 @@ def draw_grid(name: str, *command: str | Path):
         shutil.copyfile(Path(out) / "grid.png", ROOT / "docs" / f"{name}.png")
 
 
-def measure_generator(data: str, work: Path, recipe: str, variants: int):
+def measure_generator(data: str, work: Path, recipe: str, variants: int, init_from: Path | None):
     """
-    Trains a generator for the embedded tokenizer on codes of the images, and another one, as long, on codes at full
-    budget; measures both, and embeds the first. What has been made in `work` is not made again.
+    Trains a generator for the embedded tokenizer on codes of the images, measures and embeds it. One that starts from
+    random weights is compared with another, trained as long on codes at full budget. What has been made in `work` is
+    not made again.
     """
-    full = figures.shipped_config().num_latent_tokens
+    lengths = {"adaptive": "auto"}
+    if init_from is None:
+        lengths["fixed"] = figures.shipped_config().num_latent_tokens
     reports = {}
-    for name, budgets in (("adaptive", "auto"), ("fixed", full)):
+    for name, budgets in lengths.items():
         codes, generator = work / name / "codes", work / name / "generator"
         for split, rows in (("train", variants), ("validation", 1)):
             images = ["--data", data, "--split", split, "--variants", rows]
             run("tokenize-dataset", *images, "--budgets", budgets, "--out", codes / split)
         if not (generator / "metrics.json").is_file():
             sequences = ["--train_data", codes / "train", "--eval_data", codes / "validation"]
-            run("train", "generator", "--recipe", recipe, *sequences, "--output_dir", generator)
+            start = [] if init_from is None else ["--init_from", init_from]
+            run("train", "generator", "--recipe", recipe, *start, *sequences, "--output_dir", generator)
         images = ["--data", data, "--split", "validation", "--out", work / name / "quality"]
         images += ["--guidance-scale", "1,2.5"]
         run("evaluate-generation", "--generator", generator, *images, "--budgets", budgets)
         reports[name] = read_json(work / name / "quality" / "results.json")
-    write_json(GENERATION, reports)
+    write_json(GENERATION, reports["adaptive"])
+    if len(reports) > 1:
+        write_json(GENERATION_LENGTHS, reports)
     embed_generator(work / "adaptive" / "generator", Path(default_checkpoint()))
     draw_grid("generated", *figures.generate_command()[1:-2])
 
@@ -256,9 +262,12 @@ def main():
     tokenizer.add_argument("--train_split", default="train[:8192]", help="What the policy learns from.")
     tokenizer.add_argument("--heads_steps", type=int, default=600, help="Steps of each arm of the study of the heads.")
     tokenizer.add_argument("--processes", type=int, default=1, help="That measure together, a CPU core or GPU each.")
-    generator = add_part("generator", measure_generator, "outputs/generator", "Generators for the embedded tokenizer.")
-    generator.add_argument("--recipe", default="tiny-64", help="Recipe of the generators.")
+    generator = add_part(
+        "generator", measure_generator, "outputs/generator", "A generator for the embedded tokenizer."
+    )
+    generator.add_argument("--recipe", default="tiny-64", help="Its recipe.")
     generator.add_argument("--variants", type=int, default=4, help="Crops of each image that they learn from.")
+    generator.add_argument("--init_from", type=Path, help="One of an earlier tokenizer to start from.")
     tatok = add_part("tatok", measure_tatok, "outputs/tatok", "A TaTok, beside an AdaTok that is trained as long.")
     tatok.add_argument("--recipe", default="tiny-64", help="Recipe of both.")
     tatok.add_argument("--mean_tokens", type=int, default=14, help="That the filter keeps on average.")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adatok_hf import checkpoints
+from adatok_hf import AdaTokModel, checkpoints, default_checkpoint
+from adatok_hf.checkpoint import model_hash
 from adatok_hf.generation.load_pipeline import load_pipeline
 
 
@@ -50,6 +51,18 @@ def test_another_result_changes_the_text(figures, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "STUDY", tmp_path)
     changed = figures.write_blocks(text)
     assert "the policy gets 87% of its gain" in changed and changed != text
+
+
+def test_a_study_of_other_weights_says_so(figures, tmp_path, monkeypatch):
+    shipped = model_hash(AdaTokModel.from_pretrained(default_checkpoint()))
+    study = json.loads((ROOT / "docs" / "study" / "study.json").read_text(encoding="utf-8"))
+    sentence = "of the weights that shipped as `adatok-64` before"
+    assert figures.of_predecessor(study | {"model_hash": shipped}) == ""
+    assert sentence in figures.of_predecessor(study | {"model_hash": "another"})
+    shutil.copytree(ROOT / "docs" / "study", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "study.json").write_text(json.dumps(study | {"model_hash": "another"}), encoding="utf-8")
+    monkeypatch.setattr(figures, "STUDY", tmp_path)
+    assert sentence in figures.policy() and sentence in figures.claims()
 
 
 def test_what_rounds_to_zero_has_no_sign(figures):

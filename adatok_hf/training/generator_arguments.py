@@ -16,7 +16,8 @@ class GeneratorModelArguments:
     intermediate_size: int | None = field(default=None, metadata={"help": "Width of the MLPs."})
     attention_dropout: float | None = field(default=None, metadata={"help": "Dropout of attention weights."})
     init_from: str | None = field(
-        default=None, metadata={"help": "Folder or Hub repo of a generator to start from, of the same vocabulary."}
+        default=None,
+        metadata={"help": "Folder or Hub repo of a generator to start from, of as many codes, budgets and classes."},
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from transformers import IntervalStrategy, LlamaForCausalLM, set_seed
@@ -51,10 +51,11 @@ images = processor.post_process(tokenizer.decode(tokens.global_codes, tokens.pat
 
 def build_generator(arguments: GeneratorModelArguments, vocabulary: GeneratorVocabulary) -> LlamaForCausalLM:
     """
-    Makes a model with random weights, or loads the generator named by `init_from`.
+    Makes a model with random weights, or loads the generator named by `init_from`, which may have been one of another
+    tokenizer with as many codes: it learns the new ones.
 
     Raises:
-        `ValueError`: if the architecture is impossible or is not that of `init_from`, or its vocabulary is another.
+        `ValueError`: if the architecture is impossible or is not that of `init_from`, or its ids mean something else.
     """
     architecture = {key: value for key, value in asdict(arguments).items() if value is not None}
     init_from = architecture.pop("init_from", None)
@@ -68,8 +69,10 @@ def build_generator(arguments: GeneratorModelArguments, vocabulary: GeneratorVoc
         for name, value in architecture.items():
             if getattr(model.config, name) != value:
                 raise ValueError(f"{init_from} has {name}={getattr(model.config, name)}, but the recipe says {value}.")
-        if type(vocabulary).from_config(model.config) != vocabulary:
-            raise ValueError(f"{init_from} was trained on other codes, budgets or classes than those of the data.")
+        found = type(vocabulary).from_config(model.config)
+        if replace(found, tokenizer_hash=vocabulary.tokenizer_hash) != vocabulary:
+            raise ValueError(f"{init_from} has another number of codes, other budgets or other classes than the data.")
+        setattr(model.config, vocabulary.config_key, vocabulary.to_dict())
     model.generation_config = vocabulary.generation_config()
     return model
 
@@ -111,11 +114,13 @@ def train(
     metrics = trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments)).metrics
     metrics = trainer.evaluate() if eval_dataset is not None else {"train_loss": metrics["train_loss"]}
     if trainer.is_world_process_zero():
-        export_generator(trainer, arguments.output_dir, metrics)
+        export_generator(trainer, arguments.output_dir, metrics, model_arguments.init_from)
     return metrics
 
 
-def export_generator(trainer: AdaTokGeneratorTrainer, folder: str | Path, metrics: dict[str, float]):
+def export_generator(
+    trainer: AdaTokGeneratorTrainer, folder: str | Path, metrics: dict[str, float], init_from: str | None = None
+):
     """Writes the model, its metrics and a card, all of them or none; `ValueError` if a weight is not finite."""
     if not all(parameter.isfinite().all() for parameter in trainer.model.parameters()):
         raise ValueError(
@@ -131,6 +136,8 @@ def export_generator(trainer: AdaTokGeneratorTrainer, folder: str | Path, metric
         "parameters": trainer.model.num_parameters(),
         "class dropout": arguments.class_dropout,
     }
+    if init_from is not None:
+        facts["started from"] = init_from
     if "eval_loss" in metrics:
         facts["loss on other images"] = f"{metrics['eval_loss']:.3f} nats a token"
     card = make_card(Path(folder).name, vocabulary, facts)

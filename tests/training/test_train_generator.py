@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -101,14 +101,19 @@ def test_a_tatok_has_its_generator_by_the_same_recipe(codes, tatok_checkpoint, t
     assert "tatok_vocabulary" in card and "place and the code" in card and "{" not in card
 
 
-def test_a_generator_can_be_trained_further_on_the_same_vocabulary_only(codes, arguments, tmp_path, one_sentence):
+def test_a_generator_can_be_trained_further_where_its_ids_mean_the_same(codes, arguments, tmp_path, one_sentence):
     data = GeneratorDataArguments(codes("train"))
     train(GeneratorModelArguments(**SMALL), data, arguments)
     vocabulary = ImageVocabulary.from_config(AutoModelForCausalLM.from_pretrained(arguments.output_dir).config)
     again = GeneratorModelArguments(init_from=arguments.output_dir)
     assert build_generator(again, vocabulary).config.hidden_size == 16
-    with one_sentence("other codes"):
+    with one_sentence("other classes", arguments.output_dir):
         build_generator(again, ImageVocabulary(vocabulary.codebook_size, vocabulary.budgets, ["owl"]))
+    of_another_tokenizer = replace(vocabulary, tokenizer_hash="another")
+    assert ImageVocabulary.from_config(build_generator(again, of_another_tokenizer).config) == of_another_tokenizer
+    further = replace(arguments, output_dir=f"{arguments.output_dir}-further")
+    train(again, data, further)
+    assert f"- started from: {arguments.output_dir}" in Path(further.output_dir, "README.md").read_text()
     with one_sentence("hidden_size=16", "32"):
         build_generator(GeneratorModelArguments(init_from=arguments.output_dir, hidden_size=32), vocabulary)
 
