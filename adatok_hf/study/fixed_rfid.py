@@ -9,18 +9,16 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..checkpoint import load_checkpoint
-from ..files import read_json, write_json
 from ..metrics.images import to_uint8
 from ..metrics.inception import MIN_IMAGES, FeatureStatistics, frechet_distance
 
 
-RFID_NAME = "rfid.json"  # beside the weights, by arm
 BATCH_SIZE = 64
 
 
 class ReconstructionDistance:
     """
-    Measures rFID on held-out images, and remembers in the folder of the weights what it has measured.
+    Measures rFID on held-out images.
 
     Args:
         images (`Dataset`): The held-out images, at least `min_images`.
@@ -40,17 +38,12 @@ class ReconstructionDistance:
         self.real = None
 
     def __call__(self, checkpoint: str | Path, arm: str, budgets: Sequence[int] | np.ndarray) -> float:
-        """rFID of a checkpoint whose images keep so many codes each; `arm` is what it is remembered by."""
-        path = Path(checkpoint) / RFID_NAME
-        known = read_json(path) if path.is_file() else {}
-        if arm not in known:
-            model, processor = load_checkpoint(checkpoint)
-            if self.real is None:
-                self.real = self._statistics(processor, "real images")
-            found = self._statistics(processor, arm, model.to(self.dtype), torch.as_tensor(np.asarray(budgets)).long())
-            known[arm] = frechet_distance(self.real, found, min_images=self.min_images)
-            write_json(path, known)
-        return known[arm]
+        """rFID of a checkpoint whose images keep so many codes each; `arm` is for the progress bar."""
+        model, processor = load_checkpoint(checkpoint)
+        if self.real is None:
+            self.real = self._statistics(processor, "real images")
+        found = self._statistics(processor, arm, model.to(self.dtype), torch.as_tensor(np.asarray(budgets)).long())
+        return frechet_distance(self.real, found, min_images=self.min_images)
 
     @torch.inference_mode()
     def _statistics(self, processor, what: str, model=None, budgets: torch.Tensor | None = None) -> FeatureStatistics:

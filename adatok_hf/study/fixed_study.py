@@ -30,12 +30,14 @@ from ..training.train_policy import train_policy
 from ..training.train_tokenizer import train
 from .arms import Arm, HeldOut
 from .fixed_rfid import ReconstructionDistance
+from .measured_arm import MeasuredArm
 from .runs import scores_of
 from .statistics import interval, resampled_means
 
 
 RESULT_NAME = "fixed.json"
-SPEED_NAME = "speed.json"  # of an arm that is finished
+SPEED_NAME = "speed.json"  # of an arm that is trained
+MEASURED_SUFFIX = ".safetensors"  # of one that is measured too, beside its folder
 ADAPTIVE, NO_HEADS, SHARED_HEAD, TWO_HEADS, FIXED_MEAN, FIXED_FULL = NAMES = (
     "adaptive",
     "no heads",
@@ -183,7 +185,7 @@ def run_fixed_study(
     Trains the arms from random weights on the same images in the same order, measures them on the same held-out images
     and compares them at one mean budget, all in the arithmetic that the recipe trains by. What was cut off goes on;
     processes that are started for different `arms` work side by side, and a last one over all arms puts their results
-    together.
+    together. Once `out/ARM-SEED.safetensors` holds what was measured of an arm, its folder is not needed any more.
 
     The arms: the tokenizer of the recipe with its heads (`"adaptive"`), the same without heads, with one head of as
     many parameters, with heads for only two budgets; and without nested masking and heads, at the mean length and at
@@ -215,49 +217,31 @@ def run_fixed_study(
     """
     out = Path(out)
     _claim(out, settings)
-    lpips = load_lpips("alex", weights_dir)
     held_out = load_image_dataset(settings.eval_data, "validation", settings.eval_images)
-    policy_images = load_image_dataset(settings.train_data, "train", settings.policy_images)
-    tables: dict[tuple[str, float], list[RewardTable]] = {}
-    scores: dict[float, list[torch.Tensor]] = {}
-    trainings = []
+    measured, trainings = [], []
+    distance = None
     for seed in range(settings.seeds):
         for arm in arms:
             folder = _folder(out, arm, seed)
+            path = folder.with_name(f"{folder.name}{MEASURED_SUFFIX}")
             model_arguments, data, training, trainer = arm_arguments(settings, arm, seed, folder)
             training.weights_dir = training.weights_dir or (weights_dir and str(weights_dir))
-            _train(model_arguments, data, training, trainer)
-            speed = read_json(folder / SPEED_NAME)
-            trainings.append({"arm": arm, "seed": seed, "steps": training.max_steps, **speed})
-            budgets = training.training_budgets or model_arguments.budgets
-            if arm != ADAPTIVE:  # which alone is measured by budgets that differ between images
-                budgets = sorted({settings.fixed_budget, budgets[-1]} & set(budgets))
-            dtype = torch.bfloat16 if training.bf16 else torch.float32
-            steps = dict(zip(settings.shares, steps_of(training.max_steps, settings.shares)))
-            for share in (*settings.shares, 1.0):
-                checkpoint = folder if share == 1 else folder / f"at-{steps[share]}"
-                model, processor = load_checkpoint(checkpoint)
-                measure = partial(_measure, model.to(dtype), processor, lpips, checkpoint)
-                table = measure("held-out", held_out, budgets, settings.eval_data)
-                tables.setdefault((arm, share), []).append(table)
-                if arm == ADAPTIVE:
-                    training_table = measure("training", policy_images, budgets, settings.train_data)
-                    policy = _train_policy(training_table, model.config, settings.policy_recipe, checkpoint)
-                    scores.setdefault(share, []).append(scores_of(policy, table))
-    rows, groups = compare(tables, scores, settings, resamples)
-    if inception is not None:
-        ends = {arm: parts for (arm, share), parts in tables.items() if share == 1.0}
-        at_mean, _ = arms_of(ends, scores.get(1.0, []), settings.fixed_budget)
-        distance = ReconstructionDistance(held_out, inception, min_images, dtype)
-        for row in rows:
-            if (row["share"], row["budget"]) == (1.0, "mean"):
-                arm = row["arm"]
-                folders = [_folder(out, ADAPTIVE if arm in WAYS else arm, seed) for seed in range(settings.seeds)]
-                each = [distance(at, arm, one.budgets) for at, one in zip(folders, at_mean[arm])]
-                row["rfid"] = float(np.mean(each))
+            if not path.is_file():
+                _train(model_arguments, data, training, trainer)
+                _measure(settings, arm, folder, model_arguments, training, held_out).save(path)
+            found = MeasuredArm.load(path)
+            at_mean = found.arms.get((1.0, "mean"), {})
+            if inception is not None and found.rfid.keys() != at_mean.keys():
+                dtype = _dtype(training)
+                distance = distance or ReconstructionDistance(held_out, inception, min_images, dtype)
+                found.rfid = {way: distance(folder, way, one.budgets) for way, one in at_mean.items()}
+                found.save(path)
+            measured.append(found)
+            trainings.append({"arm": arm, "seed": seed, "steps": training.max_steps, **found.speed})
+    rows, groups = compare(measured, settings, resamples, with_rfid=inception is not None)
     result = {
         "settings": asdict(settings) | {"overrides": list(settings.overrides), "shares": list(settings.shares)},
-        "n": len(held_out),
+        "n": len(measured[0].groups),
         "trainings": trainings,
         "rows": rows,
         "groups": groups,
@@ -298,14 +282,42 @@ def _train(model_arguments, data, training, trainer: type[ArmTrainer]):
         write_json(folder / SPEED_NAME, {"cpu_seconds_per_step": seconds})
 
 
+def _dtype(training) -> torch.dtype:
+    """The arithmetic that an arm was trained in, and is measured in."""
+    return torch.bfloat16 if training.bf16 else torch.float32
+
+
 def _measure(
+    settings: FixedStudySettings, arm: str, folder: Path, model_arguments, training, held_out: Dataset
+) -> MeasuredArm:
+    """Measures a trained arm at every share of its training."""
+    lpips = load_lpips("alex", training.weights_dir)
+    budgets = training.training_budgets or model_arguments.budgets
+    if arm != ADAPTIVE:  # which alone is measured by budgets that differ between images
+        budgets = sorted({settings.fixed_budget, budgets[-1]} & set(budgets))
+    found, steps = {}, dict(zip(settings.shares, steps_of(training.max_steps, settings.shares)))
+    for share in (*settings.shares, 1.0):
+        checkpoint = folder if share == 1 else folder / f"at-{steps[share]}"
+        model, processor = load_checkpoint(checkpoint)
+        table_of = partial(_table, checkpoint, model.to(_dtype(training)), processor, lpips, budgets)
+        table, scores = table_of("held-out", held_out, settings.eval_data), None
+        if arm == ADAPTIVE:
+            seen = load_image_dataset(settings.train_data, "train", settings.policy_images)
+            rewards = table_of("training", seen, settings.train_data)
+            scores = scores_of(_train_policy(rewards, model.config, settings.policy_recipe, checkpoint), table)
+        at_mean, at_full = arms_of(arm, table, scores, settings.fixed_budget)
+        found |= {(share, "mean"): at_mean, (share, "full"): at_full}
+    return MeasuredArm(found, table.groups, read_json(folder / SPEED_NAME))
+
+
+def _table(
+    checkpoint: Path,
     model: AdaTokModel,
     processor: AdaTokImageProcessor,
     lpips: torch.nn.Module,
-    checkpoint: Path,
+    budgets: Sequence[int],
     name: str,
     images: Dataset,
-    budgets: Sequence[int],
     data_name: str,
 ) -> RewardTable:
     """Quality of all images at all budgets, in a table beside the weights."""
@@ -320,53 +332,53 @@ def _train_policy(table: RewardTable, config: AdaTokConfig, recipe: str, folder:
     return train_policy(table, config, arguments).policy
 
 
+def arms_of(
+    arm: str, table: RewardTable, scores: torch.Tensor | None, mean: int
+) -> tuple[dict[str, Arm], dict[str, Arm]]:
+    """A trained arm at the mean budget and at the full length; the adaptive one, which has scores, in three ways."""
+    held_out = HeldOut(table, table.info.budgets)
+    name = UNIFORM if arm == ADAPTIVE else arm
+    at_mean, at_full = {}, {}
+    if scores is not None:
+        at_mean[POLICY] = held_out.at_mean([scores], mean)
+        at_mean[ORACLE] = held_out.at_mean([held_out.fidelity(0.0)], mean)
+    if arm != FIXED_FULL:
+        at_mean[name] = held_out.uniform(mean)
+    if arm != FIXED_MEAN:
+        at_full[name] = held_out.uniform(held_out.budgets[-1])
+    return at_mean, at_full
+
+
 def compare(
-    tables: dict[tuple[str, float], list[RewardTable]],
-    scores: dict[float, list[torch.Tensor]],
-    settings: FixedStudySettings,
-    resamples: int = 2000,
+    measured: Sequence[MeasuredArm], settings: FixedStudySettings, resamples: int = 2000, with_rfid: bool = False
 ) -> tuple[list[dict], list[dict]]:
     """
     Puts measured arms beside the fixed tokenizers.
 
     Args:
-        tables (`dict`): By arm and share of the training, the held-out table of each seed.
-        scores (`dict`): By share, the scores of the adaptive arm's policies, one for each seed.
-        settings ([`FixedStudySettings`]): Gives the mean.
+        measured (`Sequence[MeasuredArm]`): All arms of one seed after those of the other.
+        settings ([`FixedStudySettings`]): Gives the shares.
         resamples (`int`, *optional*, defaults to 2000): Draws of the bootstrap.
+        with_rfid (`bool`, *optional*, defaults to `False`): Whether the rows at the end and at the mean have it.
 
     Returns:
         `tuple[list[dict], list[dict]]`: `rows` and `groups` of [`run_fixed_study`].
     """
     rows, groups = [], []
     for share in (*settings.shares, 1.0):
-        found = {arm: parts for (arm, at), parts in tables.items() if at == share}
-        at_mean, at_full = arms_of(found, scores.get(share, []), settings.fixed_budget)
-        for budget, arms, fixed in (("mean", at_mean, FIXED_MEAN), ("full", at_full, FIXED_FULL)):
-            rows += [{"share": share, "budget": budget} | row for row in _rows(arms, fixed, resamples)]
-        if share == 1.0 and FIXED_MEAN in at_mean:
-            kinds = np.array(next(iter(found.values()))[0].groups)
-            groups = _groups(at_mean, kinds, resamples)
+        for budget, fixed in (("mean", FIXED_MEAN), ("full", FIXED_FULL)):
+            arms: dict[str, list[Arm]] = {}
+            for one in measured:
+                for name, at in one.arms.get((share, budget), {}).items():
+                    arms.setdefault(name, []).append(at)
+            added = [{"share": share, "budget": budget} | row for row in _rows(arms, fixed, resamples)]
+            if (share, budget) == (1.0, "mean"):
+                for row in added if with_rfid else ():
+                    row["rfid"] = float(np.mean([one.rfid[row["arm"]] for one in measured if row["arm"] in one.rfid]))
+                if FIXED_MEAN in arms:
+                    groups = _groups(arms, np.array(measured[0].groups), resamples)
+            rows += added
     return rows, groups
-
-
-def arms_of(
-    tables: dict[str, list[RewardTable]], scores: list[torch.Tensor], mean: int
-) -> tuple[dict[str, list[Arm]], dict[str, list[Arm]]]:
-    """The arms, one for each seed, at the mean budget and at the full length; the adaptive one in three ways."""
-    at_mean: dict[str, list[Arm]] = {}
-    at_full: dict[str, list[Arm]] = {}
-    for arm, parts in tables.items():
-        held = [HeldOut(table, table.info.budgets) for table in parts]
-        if arm == ADAPTIVE:
-            at_mean[POLICY] = [one.at_mean([score], mean) for one, score in zip(held, scores)]
-            at_mean[ORACLE] = [one.at_mean([one.fidelity(0.0)], mean) for one in held]
-        if arm != FIXED_FULL:
-            at_mean[UNIFORM if arm == ADAPTIVE else arm] = [one.uniform(mean) for one in held]
-        if arm != FIXED_MEAN:
-            full = held[0].budgets[-1]
-            at_full[UNIFORM if arm == ADAPTIVE else arm] = [one.uniform(full) for one in held]
-    return at_mean, at_full
 
 
 def _rows(arms: dict[str, list[Arm]], fixed_name: str, resamples: int) -> list[dict]:

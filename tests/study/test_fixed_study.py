@@ -1,6 +1,7 @@
 """The comparison of adaptive and fixed-length tokenizers, on tiny models."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -143,6 +144,23 @@ def test_a_study_that_was_cut_off_trains_nothing_twice(finished, settings, monke
     result, folder = finished
     monkeypatch.setattr(fixed_study, "train", lambda *args: pytest.fail("trained again"))
     assert run_fixed_study(settings, folder, resamples=200) == result
+
+
+def test_a_measured_arm_needs_its_folder_no_more(finished, settings, tmp_path):
+    result, folder = finished
+    measured = list(folder.glob("*.safetensors"))
+    assert len(measured) == len(NAMES)
+    for path in (folder / "settings.json", *measured):
+        shutil.copy(path, tmp_path)
+    assert run_fixed_study(settings, tmp_path, resamples=200) == result
+    assert not any(path.is_dir() for path in tmp_path.iterdir())
+
+
+def test_a_damaged_measure_is_named(finished, settings, tmp_path, one_sentence):
+    shutil.copy(finished[1] / "settings.json", tmp_path)
+    (tmp_path / "adaptive-0.safetensors").write_bytes((finished[1] / "adaptive-0.safetensors").read_bytes()[:500])
+    with one_sentence("adaptive-0.safetensors", "damaged", "delete it"):
+        run_fixed_study(settings, tmp_path)
 
 
 def test_rfid_is_of_each_arm_s_own_reconstructions_and_measured_once(finished, settings):
