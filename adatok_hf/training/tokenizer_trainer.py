@@ -371,6 +371,9 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
             `ValueError`: if a weight is not finite, so that nothing is written over what is there.
         """
         weights = self.ema.module.state_dict()
+        if self.args.train_only is not None:  # the rest stays bit-identical, where averages lose the sign of a zero
+            model = self.model.state_dict()
+            weights |= {name: value for name, value in model.items() if name not in self._trained_names}
         if not all(torch.isfinite(value).all() for value in weights.values()):
             raise ValueError(
                 f"The training has diverged: weights are not finite after {self.state.global_step} steps, and "
