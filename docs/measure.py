@@ -235,11 +235,25 @@ def measure_pilots(data: str, work: Path):
     write_json(figures.PILOTS, pilots)
 
 
-def measure_fixed(data: str, work: Path, recipe: str, fixed_budget: int):
-    """Trains the arms of the study of fixed lengths and compares them. What has been made in `work` stays."""
+def measure_fixed(data: str, work: Path, recipe: str, fixed_budget: int, arms: str | None):
+    """
+    Trains the arms of the study of fixed lengths and compares them. What has been made in `work` stays; what was
+    measured of an arm is kept in `docs/study/fixed` too, and is enough where its weights are gone.
+    """
+    kept = STUDY / "fixed"
+    for folder in (work, kept):
+        folder.mkdir(parents=True, exist_ok=True)
+    for path in kept.iterdir():
+        shutil.copyfile(path, work / path.name)
     images = ["--train-data", data, "--eval-data", data]
-    run("study", "fixed", "--recipe", recipe, *images, "--fixed-budget", fixed_budget, "--rfid", "--out", work)
-    shutil.copyfile(work / "fixed.json", STUDY / "fixed.json")
+    chosen = ["--arms", arms] if arms else []
+    run(
+        "study", "fixed", "--recipe", recipe, *images, "--fixed-budget", fixed_budget, "--rfid", *chosen, "--out", work
+    )
+    for path in (work / "settings.json", *work.glob("*.safetensors")):
+        shutil.copyfile(path, kept / path.name)
+    if not arms:
+        shutil.copyfile(work / "fixed.json", STUDY / "fixed.json")
 
 
 def main():
@@ -276,6 +290,9 @@ def main():
     fixed = add_part("fixed", measure_fixed, "outputs/fixed", "Adaptive tokenizers beside such of fixed length.")
     fixed.add_argument("--recipe", default="pilot-64", help="Recipe of all arms.")
     fixed.add_argument("--fixed_budget", type=int, default=16, help="The fixed length, and the mean of all arms.")
+    fixed.add_argument(
+        "--arms", help="Some of the arms, for a process beside others; all, and the result, if not given."
+    )
     arguments = vars(parser.parse_args())
     arguments.pop("measure")(**arguments)
 
