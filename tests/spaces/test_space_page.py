@@ -101,7 +101,7 @@ def test_what_is_no_picture_is_said_in_the_page_and_the_page_goes_on(visit, pict
     page.locator("#picture input[type=file]").set_input_files(tmp_path / "letter.png")
     playwright.expect(page.get_by_text("letter.png is not an image file")).to_be_visible(timeout=PATIENCE)
     before = verdict(page)
-    page.get_by_role("button", name="Take the sample sketch").click()
+    page.get_by_role("button", name="Take the sample plaid").click()
     playwright.expect(page.locator("#verdict p")).not_to_have_text(before, timeout=PATIENCE)
 
 
