@@ -217,6 +217,7 @@ def run_fixed_study(
     """
     out = Path(out)
     _claim(out, settings)
+    lpips = load_lpips("alex", weights_dir)
     held_out = load_image_dataset(settings.eval_data, "validation", settings.eval_images)
     measured, trainings = [], []
     distance = None
@@ -228,7 +229,7 @@ def run_fixed_study(
             training.weights_dir = training.weights_dir or (weights_dir and str(weights_dir))
             if not path.is_file():
                 _train(model_arguments, data, training, trainer)
-                _measure(settings, arm, folder, model_arguments, training, held_out).save(path)
+                _measure(settings, arm, folder, model_arguments, training, held_out, lpips).save(path)
             found = MeasuredArm.load(path)
             at_mean = found.arms.get((1.0, "mean"), {})
             if inception is not None and found.rfid.keys() != at_mean.keys():
@@ -288,12 +289,19 @@ def _dtype(training) -> torch.dtype:
 
 
 def _measure(
-    settings: FixedStudySettings, arm: str, folder: Path, model_arguments, training, held_out: Dataset
+    settings: FixedStudySettings,
+    arm: str,
+    folder: Path,
+    model_arguments,
+    training,
+    held_out: Dataset,
+    lpips: torch.nn.Module,
 ) -> MeasuredArm:
     """Measures a trained arm at every share of its training."""
-    lpips = load_lpips("alex", training.weights_dir)
     budgets = training.training_budgets or model_arguments.budgets
-    if arm != ADAPTIVE:  # which alone is measured by budgets that differ between images
+    if arm == ADAPTIVE:
+        seen = load_image_dataset(settings.train_data, "train", settings.policy_images)
+    else:  # only the adaptive one is measured by budgets that differ between images
         budgets = sorted({settings.fixed_budget, budgets[-1]} & set(budgets))
     found, steps = {}, dict(zip(settings.shares, steps_of(training.max_steps, settings.shares)))
     for share in (*settings.shares, 1.0):
@@ -302,7 +310,6 @@ def _measure(
         table_of = partial(_table, checkpoint, model.to(_dtype(training)), processor, lpips, budgets)
         table, scores = table_of("held-out", held_out, settings.eval_data), None
         if arm == ADAPTIVE:
-            seen = load_image_dataset(settings.train_data, "train", settings.policy_images)
             rewards = table_of("training", seen, settings.train_data)
             scores = scores_of(_train_policy(rewards, model.config, settings.policy_recipe, checkpoint), table)
         at_mean, at_full = arms_of(arm, table, scores, settings.fixed_budget)
