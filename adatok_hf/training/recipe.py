@@ -18,7 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging
 
-from ..files import parse_yaml, remove_left_overs, sole_user
+from ..files import parse_yaml, read_json, remove_left_overs, sole_user
 
 
 logger = logging.get_logger(__name__)
@@ -143,8 +143,9 @@ def _check_sharding(arguments: TrainingArguments):
 def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
     """
     The checkpoint that a run goes on from: the one that the arguments name, or else the last whole one in their output
-    folder, if there is any. A later one that a cut left damaged is named in a warning; an earlier one that a kill left
-    half deleted is removed, since the Trainer's own rotation takes it for the newest.
+    folder, if there is any. A later one that a cut left damaged is named in a warning. Earlier ones that a kill kept
+    from being deleted, or left half deleted, are removed: a finished run would keep them, and the Trainer's own
+    rotation takes what was half deleted for the newest.
 
     Raises:
         `ValueError`: if the arguments name a checkpoint that is not whole.
@@ -155,14 +156,18 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
             raise ValueError(f"{arguments.resume_from_checkpoint} cannot be resumed: {damage}.")
         return arguments.resume_from_checkpoint
     found = [path for path in Path(arguments.output_dir).glob("checkpoint-*") if path.name[11:].isdecimal()]
-    newest = None
+    rotates = arguments.save_total_limit is not None and arguments.should_save
+    newest, best, kept = None, None, 0
     for checkpoint in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
         damage = find_damage(checkpoint)
-        if damage is None:
-            newest = newest or str(checkpoint)
-        elif newest is None:
+        if damage is not None and newest is None:
             logger.warning(f"{checkpoint} is left aside, it is not whole: {damage}.")
-        elif arguments.save_total_limit is not None and arguments.should_save:
+            continue
+        if newest is None:
+            newest = str(checkpoint)
+            best = read_json(checkpoint / "trainer_state.json").get("best_model_checkpoint")
+        kept += damage is None
+        if rotates and str(checkpoint) != best and (damage is not None or kept > arguments.save_total_limit):
             shutil.rmtree(checkpoint, ignore_errors=True)
     return newest
 

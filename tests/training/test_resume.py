@@ -1,5 +1,6 @@
 """A run that was cut off goes on exactly where it stood."""
 
+import json
 import shutil
 
 import numpy as np
@@ -146,6 +147,25 @@ def test_what_a_cut_rotation_has_left_goes_before_a_run_goes_on(short_run):
     trainer.args.save_total_limit = 3
     assert checkpoint_to_resume(trainer.args) == str(folder / "checkpoint-2")
     assert not older.exists()
+
+
+def test_what_a_cut_rotation_has_kept_goes_before_a_run_goes_on(short_run):
+    """Where the last save was killed before it rotated, a finished run would keep one too many."""
+    trainer, folder = short_run
+    trainer.args.save_total_limit = 1
+    (folder / "checkpoint-1" / "config.json").unlink()  # begun to be deleted, which makes it the newest by its time
+    assert checkpoint_to_resume(trainer.args) == str(folder / "checkpoint-2")
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_the_best_checkpoint_is_kept(short_run):
+    trainer, folder = short_run
+    trainer.args.save_total_limit = 1
+    path = folder / "checkpoint-2" / "trainer_state.json"
+    state = json.loads(path.read_text()) | {"best_model_checkpoint": str(folder / "checkpoint-1")}
+    path.write_text(json.dumps(state))
+    assert checkpoint_to_resume(trainer.args) == str(folder / "checkpoint-2")
+    assert (folder / "checkpoint-1").is_dir()
 
 
 def test_a_run_without_a_whole_checkpoint_starts_anew(short_run):
