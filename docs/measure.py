@@ -235,7 +235,7 @@ def measure_pilots(data: str, work: Path):
     write_json(figures.PILOTS, pilots)
 
 
-def measure_fixed(data: str, work: Path, recipe: str, fixed_budget: int, arms: str | None):
+def measure_fixed(data: str, work: Path, recipe: str, fixed_budget: int, seeds: int, arms: str | None):
     """
     Trains the arms of the study of fixed lengths and compares them. What has been made in `work` stays; what was
     measured of an arm is kept in `docs/study/fixed` too, and is enough where its weights are gone.
@@ -246,10 +246,8 @@ def measure_fixed(data: str, work: Path, recipe: str, fixed_budget: int, arms: s
     for path in kept.iterdir():
         shutil.copyfile(path, work / path.name)
     images = ["--train-data", data, "--eval-data", data]
-    chosen = ["--arms", arms] if arms else []
-    run(
-        "study", "fixed", "--recipe", recipe, *images, "--fixed-budget", fixed_budget, "--rfid", *chosen, "--out", work
-    )
+    settings = ["--recipe", recipe, *images, "--fixed-budget", fixed_budget, "--seeds", seeds, "--rfid"]
+    run("study", "fixed", *settings, *(["--arms", arms] if arms else []), "--out", work)
     for path in (work / "settings.json", *work.glob("*.safetensors")):
         shutil.copyfile(path, kept / path.name)
     if not arms:
@@ -290,6 +288,7 @@ def main():
     fixed = add_part("fixed", measure_fixed, "outputs/fixed", "Adaptive tokenizers beside such of fixed length.")
     fixed.add_argument("--recipe", default="pilot-64", help="Recipe of all arms.")
     fixed.add_argument("--fixed_budget", type=int, default=16, help="The fixed length, and the mean of all arms.")
+    fixed.add_argument("--seeds", type=int, default=2, help="Trainings of each arm.")
     fixed.add_argument(
         "--arms", help="Some of the arms, for a process beside others; all, and the result, if not given."
     )

@@ -107,6 +107,25 @@ def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
     assert [verdict for *_, verdict in claims.of_the_checkpoint(rows, study)][:2] == ["does not hold"] * 2
 
 
+@pytest.mark.parametrize(
+    "by_seed, verdict",
+    [([-0.02, -0.01], "holds"), ([0.01, 0.02], "does not hold"), ([-0.03, 0.01], "cannot be decided")],
+)
+def test_claims_about_trainings_need_every_seed(figures, by_seed, verdict):
+    claims = importlib.import_module("claims")
+    mean = sum(by_seed) / 2
+    found = {"lpips": mean, "ci": [mean - 0.005, mean + 0.005], "by_seed": by_seed}
+    opposite = {"lpips": -mean, "ci": [-mean - 0.005, -mean + 0.005], "by_seed": [-each for each in by_seed]}
+    rows = [
+        {"arm": arm, "budget": budget, "share": 1.0, "minus_fixed": found, "minus_adaptive": opposite}
+        for arm in ("adaptive, policy", "adaptive, one budget for all", "no heads", "shared head", "two heads")
+        for budget in ("mean", "full")
+    ]
+    measured = list(claims.of_fixed_lengths({"rows": rows}))
+    assert [found for *_, found in measured] == [verdict] * 5
+    assert f"{mean:+.4f}" in measured[0][1]
+
+
 @pytest.mark.parametrize("tatok, adatok, verdict", [(0.30, 0.32, "holds"), (0.34, 0.32, "does not hold")])
 def test_claims_about_tatok_follow_from_its_figures(figures, tatok, adatok, verdict):
     claims = importlib.import_module("claims")

@@ -108,7 +108,7 @@ class FixedStudySettings:
         fixed_budget (`int`): Length of the fixed tokenizer, and the mean at which all are compared.
         overrides (`tuple[str, ...]`, *optional*): Of the recipe, as on a command line.
         policy_recipe (`str`, *optional*, defaults to `"tiny-64"`): Recipe of the policy.
-        seeds (`int`, *optional*, defaults to 2): Trainings of each arm.
+        seeds (`int`, *optional*, defaults to 2): Trainings of each arm; two runs may differ in it.
         policy_images (`int`, *optional*, defaults to 4096): Training images that the policy learns from.
         eval_images (`int`, *optional*, defaults to 2048): Held-out images, evenly spread.
         shares (`tuple[float, ...]`, *optional*): Shares of the training at which the arms are measured too.
@@ -256,13 +256,13 @@ def _folder(out: Path, arm: str, seed: int) -> Path:
 
 
 def _claim(out: Path, settings: FixedStudySettings):
-    """Refuses to mix two studies in one folder."""
+    """Refuses to mix two studies in one folder; seeds may be added to one."""
     out.mkdir(parents=True, exist_ok=True)
     path, wanted = out / "settings.json", json.loads(json.dumps(asdict(settings)))
     if not path.is_file():
         write_json(path, wanted)
     for name, found in read_json(path).items():
-        if found != wanted[name]:
+        if name != "seeds" and found != wanted[name]:
             raise ValueError(
                 f"{out} holds another study: {name} is {found} there and {wanted[name]} here. Name another --out."
             )

@@ -156,6 +156,17 @@ def test_a_measured_arm_needs_its_folder_no_more(finished, settings, tmp_path):
     assert not any(path.is_dir() for path in tmp_path.iterdir())
 
 
+def test_seeds_are_added_to_a_study(finished, settings, tmp_path):
+    result, folder = finished
+    shutil.copy(folder / "settings.json", tmp_path)
+    for path in folder.glob("*-0.safetensors"):
+        for seed in (0, 1):
+            shutil.copy(path, tmp_path / path.name.replace("-0.", f"-{seed}."))
+    both = run_fixed_study(replace(settings, seeds=2), tmp_path, resamples=200)
+    assert [row["seeds"] for row in both["rows"]] == [2] * len(result["rows"])
+    assert [row["lpips"] for row in both["rows"]] == [row["lpips"] for row in result["rows"]]
+
+
 def test_a_damaged_measure_is_named(finished, settings, tmp_path, one_sentence):
     shutil.copy(finished[1] / "settings.json", tmp_path)
     (tmp_path / "adaptive-0.safetensors").write_bytes((finished[1] / "adaptive-0.safetensors").read_bytes()[:500])
