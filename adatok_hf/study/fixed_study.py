@@ -150,8 +150,8 @@ def arm_arguments(settings: FixedStudySettings, arm: str, seed: int, folder: Pat
     if arm == NO_HEADS:
         trainer = NoHeadsTrainer
     elif arm == SHARED_HEAD:
-        scale = len(budgets)
-        changes = {"budgets": [full], "lora_rank": scale * model.lora_rank, "lora_alpha": scale * model.lora_alpha}
+        rank, alpha = (getattr(model, name) or getattr(AdaTokConfig, name) for name in ("lora_rank", "lora_alpha"))
+        changes = {"budgets": [full], "lora_rank": len(budgets) * rank, "lora_alpha": len(budgets) * alpha}
     elif arm == TWO_HEADS:
         changes = {"budgets": [settings.fixed_budget, full]}
     elif arm == FIXED_MEAN:
@@ -216,29 +216,32 @@ def run_fixed_study(
     Source: the test that the referee of huggingface.co/papers/2606.07185 asked for.
     """
     out = Path(out)
+    planned = [
+        (arm, seed, arm_arguments(settings, arm, seed, out / f"{arm.replace(' ', '-')}-{seed}"))
+        for seed in range(settings.seeds)
+        for arm in arms
+    ]
     _claim(out, settings)
     lpips = load_lpips("alex", weights_dir)
     held_out = load_image_dataset(settings.eval_data, "validation", settings.eval_images)
     measured, trainings = [], []
     distance = None
-    for seed in range(settings.seeds):
-        for arm in arms:
-            folder = _folder(out, arm, seed)
-            path = folder.with_name(f"{folder.name}{MEASURED_SUFFIX}")
-            model_arguments, data, training, trainer = arm_arguments(settings, arm, seed, folder)
-            training.weights_dir = training.weights_dir or (weights_dir and str(weights_dir))
-            if not path.is_file():
-                _train(model_arguments, data, training, trainer)
-                _measure(settings, arm, folder, model_arguments, training, held_out, lpips).save(path)
-            found = MeasuredArm.load(path)
-            at_mean = found.arms.get((1.0, "mean"), {})
-            if inception is not None and found.rfid.keys() != at_mean.keys():
-                dtype = _dtype(training)
-                distance = distance or ReconstructionDistance(held_out, inception, min_images, dtype)
-                found.rfid = {way: distance(folder, way, one.budgets) for way, one in at_mean.items()}
-                found.save(path)
-            measured.append(found)
-            trainings.append({"arm": arm, "seed": seed, "steps": training.max_steps, **found.speed})
+    for arm, seed, (model_arguments, data, training, trainer) in planned:
+        folder = Path(training.output_dir)
+        path = folder.with_name(f"{folder.name}{MEASURED_SUFFIX}")
+        training.weights_dir = training.weights_dir or (weights_dir and str(weights_dir))
+        if not path.is_file():
+            _train(model_arguments, data, training, trainer)
+            _measure(settings, arm, folder, model_arguments, training, held_out, lpips).save(path)
+        found = MeasuredArm.load(path)
+        at_mean = found.arms.get((1.0, "mean"), {})
+        if inception is not None and found.rfid.keys() != at_mean.keys():
+            dtype = _dtype(training)
+            distance = distance or ReconstructionDistance(held_out, inception, min_images, dtype)
+            found.rfid = {way: distance(folder, way, one.budgets) for way, one in at_mean.items()}
+            found.save(path)
+        measured.append(found)
+        trainings.append({"arm": arm, "seed": seed, "steps": training.max_steps, **found.speed})
     rows, groups = compare(measured, settings, resamples, with_rfid=inception is not None)
     result = {
         "settings": asdict(settings) | {"overrides": list(settings.overrides), "shares": list(settings.shares)},
@@ -249,10 +252,6 @@ def run_fixed_study(
     }
     write_json(out / RESULT_NAME, result)
     return result
-
-
-def _folder(out: Path, arm: str, seed: int) -> Path:
-    return out / f"{arm.replace(' ', '-')}-{seed}"
 
 
 def _claim(out: Path, settings: FixedStudySettings):

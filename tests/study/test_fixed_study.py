@@ -191,6 +191,15 @@ def test_heads_of_another_rank_are_an_arm_where_it_is_named(settings, tmp_path):
     assert (arguments.lora_rank, arguments.lora_alpha) == (64, 64) and "rank 64" not in NAMES
 
 
+@pytest.mark.parametrize("arm", (*NAMES, "rank 4"))
+def test_a_shipped_recipe_serves_every_arm(settings, tmp_path, arm):
+    shipped = replace(settings, recipe="pilot-64", fixed_budget=16)
+    models = [build_model(arm_arguments(shipped, each, 0, tmp_path)[0])[0] for each in (arm, ADAPTIVE)]
+    if arm == SHARED_HEAD:
+        assert count_head_parameters(models[0]) == count_head_parameters(models[1])
+    assert models[0].config.num_latent_tokens == (16 if arm == FIXED_MEAN else 32)
+
+
 @pytest.mark.parametrize("bf16, dtype", [("true", torch.bfloat16), ("false", torch.float32)])
 def test_arms_are_measured_in_the_arithmetic_of_their_training(settings, tmp_path, bf16, dtype):
     brief = replace(settings, overrides=("--bf16", bf16), shares=())
@@ -228,12 +237,26 @@ def test_numbers_out_of_range_are_refused(settings, one_sentence, changes):
         replace(settings, **changes)
 
 
-def test_the_command_takes_overrides_and_names_an_unknown_arm(settings, tmp_path, capsys):
+@pytest.fixture
+def command(settings, tmp_path) -> list[str]:
     line = ["study", "fixed", "--recipe", settings.recipe, "--train-data", settings.train_data]
-    line += ["--eval-data", settings.eval_data, "--fixed-budget", "8", "--out", str(tmp_path / "study")]
+    return [*line, "--eval-data", settings.eval_data, "--fixed-budget", "8", "--out", str(tmp_path / "study")]
+
+
+def test_the_command_names_an_unknown_arm_before_it_begins(command, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
-        main([*line, "--arms", "halting", "--max-steps", "2"])
+        main([*command, "--arms", "adaptive,halting"])
     assert ended.value.code == 2
     error = [text for text in capsys.readouterr().err.splitlines() if text.startswith("adatok: error: ")]
     assert len(error) == 1 and "'halting'" in error[0] and "adaptive" in error[0]
+    assert not any((tmp_path / "study").iterdir())
+
+
+def test_the_command_takes_overrides(command, tmp_path, monkeypatch):
+    def fail(*args):
+        raise ValueError("The networks are not at hand.")
+
+    monkeypatch.setattr(fixed_study, "load_lpips", fail)
+    with pytest.raises(SystemExit):
+        main([*command, "--max-steps", "2"])
     assert json.loads((tmp_path / "study" / "settings.json").read_text())["overrides"] == ["--max-steps", "2"]
