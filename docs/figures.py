@@ -432,17 +432,18 @@ def fixed() -> str:
         "LPIPS less that of fixed",
         "by seed",
         "PSNR less that of fixed",
+        "LPIPS less that of adaptive",
     ]
-    header += ["LPIPS less that of adaptive"]
     seconds = [each["cpu_seconds_per_step"] for each in trainings]
     hours = sum(each["steps"] * each["cpu_seconds_per_step"] for each in trainings) / 3600
     seeds = f"{settings['seeds']} seed{'s' if settings['seeds'] > 1 else ''}"
     return (
         f"{study['n']:,} held-out images, {seeds}, {trainings[0]['steps']:,} steps each of "
         f"{min(seconds):.2f} to {max(seconds):.2f} s, {hours:.1f} hours of a CPU core for all; 95 % intervals over "
-        f"the images.\n\n{markdown_table(header, rows)}\n\nAt the mean on the way, LPIPS less that of the fixed "
-        f"tokenizer after the same share of the training:\n\n{on_the_way(study)}\n\nBy kind of image, at the mean and "
-        f"the end, LPIPS less that of the fixed tokenizer:\n\n{of_kinds(study['groups'])}"
+        f"the images.\n\n{markdown_table(header, rows)}\n\nAt the mean on the way, less the fixed tokenizer after the "
+        f"same share of the training:\n\n{on_the_way(study, 'psnr', '+.2f')}\n\n{on_the_way(study, 'lpips', '+.4f')}"
+        "\n\nBy kind of image, at the mean and the end, LPIPS less that of the fixed tokenizer:\n\n"
+        f"{of_kinds(study['groups'])}"
     )
 
 
@@ -470,16 +471,17 @@ def against(row: dict) -> list[str]:
     return cells
 
 
-def on_the_way(study: dict) -> str:
-    """How the differences to the fixed tokenizer change as training goes on."""
+def on_the_way(study: dict, key: str, form: str) -> str:
+    """How the differences to the fixed tokenizer in one measure change as training goes on."""
     compared = [row for row in study["rows"] if row["budget"] == "mean" and row["minus_fixed"] is not None]
     shares = sorted({row["share"] for row in compared})
+    interval = "ci" if key == "lpips" else f"{key}_ci"
     at = {
-        (row["arm"], row["share"]): difference(row["minus_fixed"]["lpips"], row["minus_fixed"]["ci"], "+.4f")
+        (row["arm"], row["share"]): difference(row["minus_fixed"][key], row["minus_fixed"][interval], form)
         for row in compared
     }
     rows = [[arm, *(at[arm, share] for share in shares)] for arm in dict.fromkeys(row["arm"] for row in compared)]
-    return markdown_table(["arm", *(f"{share:.0%}" for share in shares)], rows)
+    return markdown_table(["arm", *(f"{key.upper()} at {share:.0%}" for share in shares)], rows)
 
 
 def claims() -> str:
