@@ -54,6 +54,7 @@ PAGES = (
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 GRID_SAMPLES = ("03", "07", "10", "11", "13")
 GENERATED_LABELS = ("emoji", "places/coast", "imagenette/parachute", "imagewoof/samoyed", "sketch/giraffe")
+INTERVALS = {"lpips": "ci", "psnr": "psnr_ci"}  # of the differences in the study of fixed lengths
 POLICY_SAMPLES = ("06", "20", "23", "11", "21")
 
 
@@ -416,8 +417,7 @@ def by_kind(groups: list[dict]) -> str:
 def fixed() -> str:
     """An adaptive tokenizer against those of one length, all trained alike."""
     study = read_json(STUDY / "fixed.json")
-    settings, trainings = study["settings"], study["trainings"]
-    rows = []
+    trainings, rows = study["trainings"], []
     for row in study["rows"]:
         if row["share"] == 1:
             length = f"{row['mean_budget']:.1f}" if row["budget"] == "mean" else f"{row['mean_budget']:.0f}, all"
@@ -436,15 +436,40 @@ def fixed() -> str:
     ]
     seconds = [each["cpu_seconds_per_step"] for each in trainings]
     hours = sum(each["steps"] * each["cpu_seconds_per_step"] for each in trainings) / 3600
-    seeds = f"{settings['seeds']} seed{'s' if settings['seeds'] > 1 else ''}"
     return (
-        f"{study['n']:,} held-out images, {seeds}, {trainings[0]['steps']:,} steps each of "
+        f"{study['n']:,} held-out images, {seeds_of(study)}, {trainings[0]['steps']:,} steps each of "
         f"{min(seconds):.2f} to {max(seconds):.2f} s, {hours:.1f} hours of a CPU core for all; 95 % intervals over "
-        f"the images.\n\n{markdown_table(header, rows)}\n\nAt the mean on the way, less the fixed tokenizer after the "
-        f"same share of the training:\n\n{on_the_way(study, 'psnr', '+.2f')}\n\n{on_the_way(study, 'lpips', '+.4f')}"
+        f"the images.\n\n{markdown_table(header, rows)}\n\nAt the mean on the way, and less the fixed tokenizer "
+        "after the same share of the training:\n\n"
+        f"{on_the_way(study, 'psnr', '.2f')}\n\n{on_the_way(study, 'lpips', '.4f')}"
         "\n\nBy kind of image, at the mean and the end, LPIPS less that of the fixed tokenizer:\n\n"
         f"{of_kinds(study['groups'])}"
     )
+
+
+def fixed_sentence() -> str:
+    """Whether adaptivity pays, and why."""
+    study = read_json(STUDY / "fixed.json")
+    at_mean = {row["arm"]: row for row in study["rows"] if (row["share"], row["budget"]) == (1, "mean")}
+    policy, uniform, oracle = (at_mean[f"adaptive, {way}"] for way in ("policy", "one budget for all", "oracle"))
+    price, gains = uniform["minus_fixed"], [row["minus_adaptive"] for row in (policy, oracle)]
+    lpips, psnr = ((policy["minus_fixed"][key], policy["minus_fixed"][name]) for key, name in INTERVALS.items())
+    _, _, verdict = next(of_fixed_lengths(study))
+    length, steps = study["settings"]["fixed_budget"], study["trainings"][0]["steps"]
+    return (
+        f"Does adaptivity pay? Trained alike from random weights, {steps} steps, an adaptive tokenizer at a mean of "
+        f"{length} codes differs from one that always has {length} by {difference(*lpips, '+.4f')} LPIPS and "
+        f"{difference(*psnr, '+.2f')} dB on {study['n']:,} held-out images ({seeds_of(study)}): that it beats a fixed "
+        f"length {verdict} at this size. Serving every budget by one set of weights costs "
+        f"{difference(price['lpips'], price['ci'], '+.4f')} LPIPS, which the policy changes by "
+        f"{gains[0]['lpips']:+.4f} and an oracle would by {gains[1]['lpips']:+.4f}."
+    )
+
+
+def seeds_of(study: dict) -> str:
+    """How many seeds, in words."""
+    seeds = study["settings"]["seeds"]
+    return f"{seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def of_kinds(groups: list[dict]) -> str:
@@ -472,15 +497,15 @@ def against(row: dict) -> list[str]:
 
 
 def on_the_way(study: dict, key: str, form: str) -> str:
-    """How the differences to the fixed tokenizer in one measure change as training goes on."""
-    compared = [row for row in study["rows"] if row["budget"] == "mean" and row["minus_fixed"] is not None]
-    shares = sorted({row["share"] for row in compared})
-    interval = "ci" if key == "lpips" else f"{key}_ci"
-    at = {
-        (row["arm"], row["share"]): difference(row["minus_fixed"][key], row["minus_fixed"][interval], form)
-        for row in compared
-    }
-    rows = [[arm, *(at[arm, share] for share in shares)] for arm in dict.fromkeys(row["arm"] for row in compared)]
+    """One measure at the mean as training goes on, and the difference to the fixed tokenizer."""
+    at_mean = [row for row in study["rows"] if row["budget"] == "mean"]
+    shares, cells = sorted({row["share"] for row in at_mean}), {}
+    for row in at_mean:
+        cell, fixed = format(row[key], form), row["minus_fixed"]
+        if fixed is not None:
+            cell += ", " + difference(fixed[key], fixed[INTERVALS[key]], f"+{form}")
+        cells[row["arm"], row["share"]] = cell
+    rows = [[arm, *(cells[arm, share] for share in shares)] for arm in dict.fromkeys(row["arm"] for row in at_mean)]
     return markdown_table(["arm", *(f"{key.upper()} at {share:.0%}" for share in shares)], rows)
 
 
@@ -609,6 +634,7 @@ BLOCKS: tuple[Callable[[], str], ...] = (
     tatok_codec_speed,
     tatok_speed,
     fixed,
+    fixed_sentence,
     claims,
     pilots,
     training_cost,

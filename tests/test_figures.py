@@ -43,7 +43,7 @@ def test_no_page_has_figures_that_nobody_writes(figures):
 
 def test_another_result_changes_the_text(figures, tmp_path, monkeypatch):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in ("study.json", "heads.json"):
+    for name in ("study.json", "heads.json", "fixed.json"):
         shutil.copy(ROOT / "docs" / "study" / name, tmp_path)
     study = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
     study["share_of_oracle"][0]["share"] = 0.87
