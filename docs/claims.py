@@ -38,7 +38,8 @@ def is_more(interval: Sequence[float]) -> str:
 def in_every_seed(verdict: Callable[[Sequence[float]], str], differences: dict) -> str:
     """A verdict on trainings: the interval is over images alone, so all seeds must have its sign."""
     seeds = differences["by_seed"]
-    return verdict(differences["ci"]) if min(seeds) > 0 or max(seeds) < 0 else UNDECIDED
+    found = verdict(differences["ci"]) if min(seeds) > 0 or max(seeds) < 0 else UNDECIDED
+    return f"{found}, in one seed" if len(seeds) == 1 and found != UNDECIDED else found
 
 
 def claims_table(rows: Iterable[Row]) -> str:

@@ -459,8 +459,8 @@ def fixed_sentence() -> str:
     return (
         f"Does adaptivity pay? Trained alike from random weights, {steps} steps, an adaptive tokenizer at a mean of "
         f"{length} codes differs from one that always has {length} by {difference(*lpips, '+.4f')} LPIPS and "
-        f"{difference(*psnr, '+.2f')} dB on {study['n']:,} held-out images ({seeds_of(study)}): that it beats a fixed "
-        f"length {verdict} at this size. Serving every budget by one set of weights costs "
+        f"{difference(*psnr, '+.2f')} dB on {study['n']:,} held-out images. At this size, that it beats "
+        f"a fixed length {verdict}. Serving every budget by one set of weights costs "
         f"{difference(price['lpips'], price['ci'], '+.4f')} LPIPS, which the policy changes by "
         f"{gains[0]['lpips']:+.4f} and an oracle would by {gains[1]['lpips']:+.4f}."
     )
