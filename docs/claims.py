@@ -125,10 +125,14 @@ def of_fixed_lengths(study: dict) -> Iterator[Row]:
         f"LPIPS of the adaptive one {less(full)}",
         in_every_seed(is_less, full),
     )
-    for arm in ("no heads", "shared head", "two heads"):
+    for arm, name in (
+        ("no heads", "no heads"),
+        ("shared head", "one shared head of as many parameters"),
+        ("two heads", "heads for two of the budgets"),
+    ):
         if (arm, "mean") in arms:
             worth = arms[arm, "mean"]["minus_adaptive"]
-            yield f"A head per budget beats {arm}", f"LPIPS of {arm} {less(worth)}", in_every_seed(is_more, worth)
+            yield f"A head per budget beats {name}", f"LPIPS of {name} {less(worth)}", in_every_seed(is_more, worth)
 
 
 def of_generation(bench: dict) -> Iterator[Row]:
