@@ -228,7 +228,7 @@ def speed() -> str:
         f"of {bench['batch_size']}, medians of one run; the ratios are what travels to other machines. "
         f"`plain` is a ViT of equal size.\n\n{table}\n\n"
         f"Encoding and searching are compared with `encode`, decoding with one budget of {bench['mean_budget']} for "
-        "all, the mean that the policy chose for the sample pictures then. The policy takes "
+        "all, the mean that the policy chooses for the sample pictures. The policy takes "
         f"{bench['policy_share']:.1%} of encoding, where a search for budgets takes {search:.1f} times all of it. "
         f"Under `torch.compile` ten budget assignments cost {bench['recompilations']} recompilations. {ceiling(bench)}"
     )
