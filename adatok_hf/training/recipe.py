@@ -156,7 +156,8 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
             raise ValueError(f"{arguments.resume_from_checkpoint} cannot be resumed: {damage}.")
         return arguments.resume_from_checkpoint
     found = [path for path in Path(arguments.output_dir).glob("checkpoint-*") if path.name[11:].isdecimal()]
-    rotates = arguments.save_total_limit is not None and arguments.should_save
+    limit = arguments.save_total_limit or 0  # 0 too keeps all
+    rotates = limit > 0 and arguments.should_save
     newest, best, kept = None, None, 0
     for checkpoint in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
         damage = find_damage(checkpoint)
@@ -165,9 +166,9 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
             continue
         if newest is None:
             newest = str(checkpoint)
-            best = read_json(checkpoint / "trainer_state.json").get("best_model_checkpoint")
+            best = Path(read_json(checkpoint / "trainer_state.json").get("best_model_checkpoint") or "").name
         kept += damage is None
-        if rotates and str(checkpoint) != best and (damage is not None or kept > arguments.save_total_limit):
+        if rotates and checkpoint.name != best and (damage is not None or kept > limit):
             shutil.rmtree(checkpoint, ignore_errors=True)
     return newest
 

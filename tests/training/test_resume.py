@@ -158,11 +158,19 @@ def test_what_a_cut_rotation_has_kept_goes_before_a_run_goes_on(short_run):
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
+@pytest.mark.parametrize("limit", [None, 0, 2])
+def test_a_limit_that_is_none_or_met_removes_nothing(short_run, limit):
+    trainer, folder = short_run
+    trainer.args.save_total_limit = limit
+    assert checkpoint_to_resume(trainer.args) == str(folder / "checkpoint-2")
+    assert sorted(path.name for path in folder.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
 def test_the_best_checkpoint_is_kept(short_run):
     trainer, folder = short_run
     trainer.args.save_total_limit = 1
     path = folder / "checkpoint-2" / "trainer_state.json"
-    state = json.loads(path.read_text()) | {"best_model_checkpoint": str(folder / "checkpoint-1")}
+    state = json.loads(path.read_text()) | {"best_model_checkpoint": "moved/since/checkpoint-1"}
     path.write_text(json.dumps(state))
     assert checkpoint_to_resume(trainer.args) == str(folder / "checkpoint-2")
     assert (folder / "checkpoint-1").is_dir()
