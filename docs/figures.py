@@ -25,6 +25,7 @@ from adatok_hf.checkpoint import checkpoint_name, load_checkpoint, model_hash
 from adatok_hf.files import read_json
 from adatok_hf.metrics.rate import bits_per_pixel
 from adatok_hf.study.arms import MIRRORED
+from adatok_hf.study.fixed_study import NAMES
 from adatok_hf.tables import markdown_table
 
 
@@ -439,7 +440,8 @@ def fixed() -> str:
     return (
         f"{study['n']:,} held-out images, {seeds_of(study)}, {trainings[0]['steps']:,} steps each of "
         f"{min(seconds):.2f} to {max(seconds):.2f} s, {hours:.1f} hours of a CPU core for all; 95 % intervals over "
-        f"the images.\n\n{markdown_table(header, rows)}\n\nAt the mean on the way, and less the fixed tokenizer "
+        f"the images. By `{fixed_command(study)}`.{missing_arms(trainings)}\n\n{markdown_table(header, rows)}\n\n"
+        "At the mean on the way, and less the fixed tokenizer "
         "after the same share of the training:\n\n"
         f"{on_the_way(study, 'psnr', '.2f')}\n\n{on_the_way(study, 'lpips', '.4f')}"
         "\n\nBy kind of image, at the mean and the end, LPIPS less that of the fixed tokenizer:\n\n"
@@ -460,10 +462,26 @@ def fixed_sentence() -> str:
         f"Does adaptivity pay? Trained alike from random weights, {steps} steps, an adaptive tokenizer at a mean of "
         f"{length} codes differs from one that always has {length} by {difference(*lpips, '+.4f')} LPIPS and "
         f"{difference(*psnr, '+.2f')} dB on {study['n']:,} held-out images. At this size, that it beats "
-        f"a fixed length {verdict}. Serving every budget by one set of weights costs "
+        f"a fixed length {verdict} (`{fixed_command(study)}`). Serving every budget by one set of weights costs "
         f"{difference(price['lpips'], price['ci'], '+.4f')} LPIPS, which the policy changes by "
         f"{gains[0]['lpips']:+.4f} and an oracle would by {gains[1]['lpips']:+.4f}."
     )
+
+
+def fixed_command(study: dict) -> str:
+    """Trains and compares all arms again."""
+    settings = study["settings"]
+    return (
+        f"adatok study fixed --recipe {settings['recipe']} --train-data data --eval-data data --fixed-budget "
+        f"{settings['fixed_budget']} --seeds {settings['seeds']} --rfid --out fixed"
+    )
+
+
+def missing_arms(trainings: list[dict]) -> str:
+    """Says which arms have not been trained."""
+    trained = {each["arm"] for each in trainings}
+    missing = [arm for arm in NAMES if arm not in trained]
+    return f" Not trained yet: {', '.join(missing)}." if missing else ""
 
 
 def seeds_of(study: dict) -> str:
