@@ -183,6 +183,7 @@ def make_table():
             "mse": mse,
             "psnr": 10 * torch.log10(4 / mse),
             "webp_bytes": torch.randint(100, 900, (num_images,), generator=generator),
+            "gradient_energy": torch.rand(num_images, generator=generator),
             "group": [("flat", "busy")[index % 2] for index in range(num_images)],
             "image_hash": [f"{seed}-{index}" for index in range(num_images)],
         }

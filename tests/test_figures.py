@@ -102,6 +102,9 @@ def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
         *("holds", "holds", "holds", "does not hold"),
         *("does not hold", "holds", "holds", "cannot be decided", "holds", "does not hold"),
     ]
+    views.append({"sees": "gradient energy"} | alike)
+    verdicts |= {claim: verdict for claim, _, verdict in claims.of_the_checkpoint(rows, study)}
+    assert len(verdicts) == 11 and verdicts["And more than the energy of gradients"] == "cannot be decided"
     rows[1]["lpips"] = 0.5
     rows[-1]["rfid"] = 90.0
     assert [verdict for *_, verdict in claims.of_the_checkpoint(rows, study)][:2] == ["does not hold"] * 2

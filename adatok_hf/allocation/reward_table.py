@@ -63,6 +63,7 @@ class RewardTable:
         lpips, mse, psnr (`torch.FloatTensor` of shape `(images, budgets)`):
             Of the clipped and rounded reconstructions: LPIPS, mean squared error of values in [-1, 1], PSNR in dB.
         webp_bytes (`torch.LongTensor` of shape `(images,)`): Size of the picture as WebP of quality 80.
+        gradient_energy (`torch.FloatTensor` of shape `(images,)`): See [`gradient_energy`].
         groups (`list[str]`): Kind of each image, `""` if unknown.
         image_hashes (`list[str]`): Fingerprint of the pixels of each image, of the mirrored ones too as they were.
 
@@ -95,6 +96,7 @@ class RewardTable:
         self.mse = torch.as_tensor(columns["mse"])
         self.psnr = torch.as_tensor(columns["psnr"])
         self.webp_bytes = torch.as_tensor(columns["webp_bytes"])
+        self.gradient_energy = torch.as_tensor(columns["gradient_energy"])
         self.groups: list[str] = list(columns["group"])
         self.image_hashes: list[str] = list(columns["image_hash"])
 
@@ -193,6 +195,7 @@ class RewardTable:
                 "features": self.features[rows],
                 **{name: getattr(self, name)[rows][:, columns] for name in ("lpips", "mse", "psnr")},
                 "webp_bytes": self.webp_bytes[rows],
+                "gradient_energy": self.gradient_energy[rows],
                 "group": [self.groups[row] for row in rows.tolist()],
                 "image_hash": [self.image_hashes[row] for row in rows.tolist()],
             },
@@ -387,9 +390,35 @@ def _measure_rows(
             "features": encoded.policy_features.float().cpu().tolist(),
             **{name: values.tolist() for name, values in measures.items()},
             "webp_bytes": [_webp_bytes(picture) for picture in pictures],
+            "gradient_energy": gradient_energy(pixel_values).tolist(),
             "group": [item.get("group", "") for item in items],
             "image_hash": [_image_hash(picture) for picture in pictures],
         }
+
+
+def gradient_energy(pixel_values: torch.Tensor) -> torch.Tensor:
+    """
+    Mean squared difference of pixels side by side, plus that of pixels one above the other.
+
+    Args:
+        pixel_values (`torch.FloatTensor` of shape `(batch, 3, height, width)`): In [-1, 1].
+
+    Returns:
+        `torch.FloatTensor` of shape `(batch,)`: From 0 for one colour to 8 for a chessboard of black and white pixels.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from adatok_hf.allocation.reward_table import gradient_energy
+
+    >>> stripes = torch.tensor([-1.0, 1.0]).repeat(1, 3, 8, 4)
+    >>> gradient_energy(stripes)
+    tensor([4.])
+
+    ```"""
+    across, down = (pixel_values.diff(dim=dim).square().mean(dim=(1, 2, 3)) for dim in (-1, -2))
+    return across + down
 
 
 def _webp_bytes(picture) -> int:
@@ -405,7 +434,8 @@ def _write_part(path: Path, batches: Iterator[dict]):
     vector = List(Value("float32"))
     features = Features(
         {name: vector for name in ("features", "lpips", "mse", "psnr")}
-        | {"webp_bytes": Value("int32"), "group": Value("string"), "image_hash": Value("string")}
+        | {"webp_bytes": Value("int32"), "gradient_energy": Value("float32")}
+        | {"group": Value("string"), "image_hash": Value("string")}
     )
     merged: dict[str, list] = {name: [] for name in features}
     for batch in batches:
@@ -415,4 +445,4 @@ def _write_part(path: Path, batches: Iterator[dict]):
         ArrowDataset.from_dict(merged, features=features).to_parquet(temporary)
 
 
-__all__ = ["RewardTable", "RewardTableInfo", "build_reward_table"]
+__all__ = ["RewardTable", "RewardTableInfo", "build_reward_table", "gradient_energy"]

@@ -15,7 +15,8 @@ from .statistics import distance_to_front, front, interval, resampled_means
 
 DYNAMIC_RULES = ("gradient", "hypervolume", "target mean")
 OTHER_STARTS = (0.25, 0.75)
-VIEWS = ("patch states", "latent states", "file size")
+MEASURES = {"file size": ("webp_bytes", 5, 17), "gradient energy": ("gradient_energy", -13, 3)}  # least and most log2
+VIEWS = ("patch states", "latent states", *MEASURES)
 
 
 def weighting_variants(sweep: Sequence[float], mean_budget: float) -> dict[str, dict]:
@@ -40,8 +41,9 @@ def candidate_sets(budgets: Sequence[int], table_budgets: Sequence[int]) -> list
 def see_only(table: RewardTable, view: str) -> RewardTable:
     """
     A table of the same images of which a policy sees less: only the pooled patch states, only the pooled latent
-    states, or nothing but the size of the WebP file. Features that it does not see are 0; the size is spread over all
-    of them by bumps along its logarithm, because the policy normalises what it sees.
+    states, or nothing but one measure of complexity, the size of the WebP file or the energy of the gradients.
+    Features that it does not see are 0; a measure is spread over all of them by bumps along its logarithm, because the
+    policy normalises what it sees.
 
     Args:
         table ([`RewardTable`]): It stays as it is.
@@ -49,10 +51,10 @@ def see_only(table: RewardTable, view: str) -> RewardTable:
     """
     seen = copy.copy(table)
     width = table.features.shape[1]
-    if view == "file size":
-        centers = torch.linspace(5, 17, width)  # 32 bytes to 128 kB
-        distance = table.webp_bytes.float().clamp(min=1).log2()[:, None] - centers
-        seen.features = torch.exp(-2 * distance.square())
+    if view in MEASURES:
+        name, least, most = MEASURES[view]
+        octaves = getattr(table, name).float().log2().clamp(least, most)
+        seen.features = torch.exp(-2 * (octaves[:, None] - torch.linspace(least, most, width)).square())
     else:
         hidden = slice(width // 2, None) if view == "patch states" else slice(width // 2)
         seen.features = table.features.clone()

@@ -18,6 +18,7 @@ from ..files import whole_file
 from ..modeling import AdaTokConfig
 from ..modeling.modeling_adatok import AdaTokPolicy
 from .ablations import (
+    MEASURES,
     VIEWS,
     candidate_sets,
     describe_choices,
@@ -273,12 +274,13 @@ def _shares(arms: dict[str, Arm], samples: dict) -> list[dict]:
 
 def _correlations(table: RewardTable, arms: dict[str, Arm]) -> dict[str, float | None]:
     """Spearman's rank correlations over the images; budgets of several seeds are averaged first."""
-    sizes, oracle = table.webp_bytes.numpy(), arms["oracle (reward)"].budgets
+    policy, oracle = arms["policy"].budgets, arms["oracle (reward)"].budgets
+    measures = {name: getattr(table, name).numpy() for name, _, _ in MEASURES.values()}
     return {
-        "policy, webp_bytes": rank_correlation(arms["policy"].budgets, sizes),
-        "policy, oracle (reward)": rank_correlation(arms["policy"].budgets, oracle),
+        "policy, oracle (reward)": rank_correlation(policy, oracle),
         "regressor, oracle (reward)": rank_correlation(arms["regressor"].budgets, oracle),
-        "oracle (reward), webp_bytes": rank_correlation(oracle, sizes),
+        **{f"policy, {name}": rank_correlation(policy, values) for name, values in measures.items()},
+        **{f"oracle (reward), {name}": rank_correlation(oracle, values) for name, values in measures.items()},
     }
 
 

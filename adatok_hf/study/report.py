@@ -21,6 +21,10 @@ ARGUMENTS = (
     "epsilon",
     "beta",
 )
+COMPLEXITY = {
+    "webp_bytes": "the size of the WebP file",
+    "gradient_energy": "the mean squared difference of neighbouring pixels",
+}
 
 
 def format_study_table(result: dict) -> str:
@@ -236,14 +240,15 @@ def _about_complexity(result: dict) -> list[str]:
             f"The policy spends least on {groups[0]['group'] or 'unnamed'} ({groups[0]['mean_budget']:.1f} codes) and "
             f"most on {groups[-1]['group'] or 'unnamed'} ({groups[-1]['mean_budget']:.1f})."
         )
-    correlation = result["correlations"]["policy, webp_bytes"]
-    oracle = result["correlations"]["oracle (reward), webp_bytes"]
-    if correlation is not None and oracle is not None:
-        trend = "rise" if correlation > 0 else "fall"
-        sentences.append(
-            f"Its budgets {trend} with the size of the WebP file: rank correlation {correlation:+.2f}; that of the "
-            f"oracle's budgets is {oracle:+.2f}."
-        )
+    for name, measure in COMPLEXITY.items():
+        correlation = result["correlations"].get(f"policy, {name}")
+        oracle = result["correlations"].get(f"oracle (reward), {name}")
+        if correlation is not None and oracle is not None:
+            trend = "rise" if correlation > 0 else "fall"
+            sentences.append(
+                f"Its budgets {trend} with {measure}: rank correlation {correlation:+.2f}; that of the oracle's "
+                f"budgets is {oracle:+.2f}."
+            )
     for row in result["share_of_oracle"]:
         if (row["arm"], row["oracle"]) == ("by WebP size", "oracle (reward)") and row["share"] is not None:
             sentences.append(
@@ -337,7 +342,10 @@ def _views(result: dict) -> str:
         for row in result["ablations"]["views"]
     ]
     table = markdown_table(["sees only", "LPIPS at the common mean", "less the policy's"], rows)
-    about = "Policies of the same size, trained alike, that see a part of what the policy sees, or only the file size."
+    about = (
+        "Policies of the same size, trained alike, that see a part of what the policy sees, or only one measure of "
+        f"complexity: {', or '.join(COMPLEXITY.values())}."
+    )
     return f"{about}\n\n{table}"
 
 

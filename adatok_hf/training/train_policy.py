@@ -92,7 +92,8 @@ def train_policy(
 
     >>> config = AdaTokConfig(hidden_size=32, num_attention_heads=2, budgets=[64, 256])
     >>> features, names = torch.randn(100, 64), [str(row) for row in range(100)]
-    >>> columns = {"features": features, "webp_bytes": [0] * 100, "group": names, "image_hash": names}
+    >>> columns = {"features": features, "webp_bytes": [0] * 100, "gradient_energy": [0.0] * 100}
+    >>> columns |= {"group": names, "image_hash": names}
     >>> columns |= {"mse": torch.zeros(100, 2), "psnr": torch.zeros(100, 2)}
     >>> columns["lpips"] = 0.5 - 0.3 * (features[:, :1] > 0) * torch.tensor([0.0, 1.0])  # half of them gain nothing
     >>> info = RewardTableInfo("a model", "", "", 100, [64, 256], 256, 512, "alex")

@@ -29,6 +29,9 @@ def test_values_are_those_of_decoding_one_image_at_one_budget(build, tiny_model,
     torch.testing.assert_close(table.features[3:4], features)
     assert table.groups[:4] == ["flat", "gradient", "shapes", "noise"]
     assert table.webp_bytes[3] > table.webp_bytes[0]  # noise costs more than one colour
+    steps = (pixel_values[..., 1:] - pixel_values[..., :-1], pixel_values[..., 1:, :] - pixel_values[..., :-1, :])
+    torch.testing.assert_close(table.gradient_energy[3], sum(step.square().mean() for step in steps))
+    assert table.gradient_energy[0] == 0
 
 
 def test_mirror_images_are_measured_under_the_names_of_the_pictures(build, sample_images):

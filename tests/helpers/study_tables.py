@@ -40,6 +40,7 @@ def make_table(images: int, seed: int, is_predictable: bool = True) -> RewardTab
         "mse": 0.1 * lpips,
         "psnr": 10 * torch.log10(4 / (0.1 * lpips)),
         "webp_bytes": (1000 + 100 * needs).long(),
+        "gradient_energy": 2 ** (needs - 16),
         "group": ["simple" if need < 8 else "complex" for need in needs.tolist()],
         "image_hash": [f"{seed}-{image}" for image in range(images)],
     }

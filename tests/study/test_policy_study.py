@@ -11,6 +11,7 @@ from study_tables import BUDGETS, CANDIDATES, Arguments, make_config, make_table
 from adatok_hf.study import runs
 from adatok_hf.study.ablations import (
     DYNAMIC_RULES,
+    MEASURES,
     OTHER_STARTS,
     VIEWS,
     candidate_sets,
@@ -131,12 +132,13 @@ def test_the_ablations_change_what_they_name_and_nothing_else(study):
 
 
 def test_a_policy_that_sees_less_does_worse_unless_it_sees_what_matters(study):
-    """In these tables the first feature tells the need of an image, and so does the size of its file."""
+    """In these tables the first feature tells the need of an image, and so do both measures of its complexity."""
     result, folder, _ = study
     views = {row["sees"]: row for row in result["ablations"]["views"]}
     assert set(views) == set(VIEWS)
     assert views["latent states"]["ci"][0] > 0 > views["patch states"]["difference"] - 0.01
-    assert abs(views["file size"]["difference"]) < views["latent states"]["difference"]
+    for measure in MEASURES:
+        assert abs(views[measure]["difference"]) < views["latent states"]["difference"]
     assert "What the policy has to see" in (format_report(result))
 
 
@@ -146,10 +148,19 @@ def test_what_is_hidden_does_not_reach_the_policy(tables):
     patches, latents = see_only(table, "patch states"), see_only(table, "latent states")
     assert torch.equal(patches.features + latents.features, table.features)
     assert not patches.features[:, half:].any() and not latents.features[:, :half].any()
-    assert torch.equal(see_only(table, "file size").lpips, table.lpips)
-    sizes = see_only(table, "file size").features
-    same = table.webp_bytes == table.webp_bytes[0]
-    assert torch.equal(sizes[same], sizes[:1].expand(int(same.sum()), -1))
+    for view, (name, *_) in MEASURES.items():
+        seen, values = see_only(table, view), getattr(table, name)
+        same = values == values[0]
+        assert torch.equal(seen.features[same], seen.features[:1].expand(int(same.sum()), -1))
+        assert torch.equal(seen.lpips, table.lpips)
+
+
+def test_a_measure_of_zero_reaches_the_policy_as_the_least_one(tables):
+    table = tables[1].select([0, 1, 2])
+    table.gradient_energy = torch.tensor([0.0, 2.0**-13, 1.0])
+    features = see_only(table, "gradient energy").features
+    assert features.isfinite().all() and torch.equal(features[0], features[1])
+    assert not torch.equal(features[0], features[2])
 
 
 def test_candidate_sets_end_in_the_full_budget_and_do_not_repeat():
@@ -188,6 +199,8 @@ def test_groups_come_by_rising_mean_budget_with_whole_histograms(study):
 
 def test_budgets_that_follow_complexity_correlate_with_file_size(study):
     assert study[0]["correlations"]["policy, webp_bytes"] > 0.8
+    assert study[0]["correlations"]["policy, gradient_energy"] > 0.8
+    assert "with the mean squared difference of neighbouring pixels: rank correlation +0." in format_report(study[0])
 
 
 def test_an_interrupted_study_goes_on_where_it_stopped(study, tables, tmp_path, monkeypatch):
