@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from transformers.utils import ModelOutput
 
 from ..checkpoint import save_checkpoint
-from ..files import whole_file
+from ..files import remove_left_overs, whole_file
 from ..metrics.images import to_pixel_values, to_uint8
 from ..metrics.pairs import psnr_of_error
 from ..metrics.perceptual import load_lpips
@@ -354,6 +354,7 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
         """Writes pictures of shape `(rows, columns, 3, height, width)` as one image, each row original first."""
         folder = Path(self.args.output_dir) / "grids"
         folder.mkdir(parents=True, exist_ok=True)
+        remove_left_overs(folder)
         sheet = torch.cat(list(torch.cat(list(pictures.unbind(1)), dim=-1)), dim=-2)
         (sheet,) = self.processing_class.post_process(sheet[None])
         with whole_file(folder / f"step-{self.state.global_step:07d}.png") as path:

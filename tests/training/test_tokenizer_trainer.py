@@ -1,5 +1,6 @@
 """Stage 1 on a tiny model: what is trained, averaged, measured and revived."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -194,8 +195,13 @@ def test_every_trained_weight_gets_a_gradient_at_every_step(make_trainer, pictur
 def test_grid_shows_originals_and_every_candidate_budget(make_trainer, pictures, processor):
     trainer = make_trainer(max_steps=2, grid_images=5)
     trainer.train()
+    grids = Path(trainer.args.output_dir) / "grids"
+    grids.mkdir()
+    left_over = grids / ".adatok-machine-1-killed.png"
+    left_over.touch()
+    os.utime(left_over, (0, 0))
     trainer.evaluate()
-    (path,) = (Path(trainer.args.output_dir) / "grids").iterdir()
+    (path,) = grids.iterdir()
     assert path.name == "step-0000002.png"
     sheet = np.asarray(Image.open(path))
     assert sheet.shape == (5 * 32, 4 * 32, 3)
