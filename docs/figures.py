@@ -440,7 +440,7 @@ def fixed() -> str:
     return (
         f"{study['n']:,} held-out images, {seeds_of(study)}, {trainings[0]['steps']:,} steps each of "
         f"{min(seconds):.2f} to {max(seconds):.2f} s, {hours:.1f} hours of a CPU core for all; 95 % intervals over "
-        f"the images. By `{fixed_command(study)}`.{missing_arms(trainings)}\n\n{markdown_table(header, rows)}\n\n"
+        f"the images. By `{fixed_command(study)}`.{missing_arms(study)}\n\n{markdown_table(header, rows)}\n\n"
         "At the mean on the way, and less the fixed tokenizer "
         "after the same share of the training:\n\n"
         f"{on_the_way(study, 'psnr', '.2f')}\n\n{on_the_way(study, 'lpips', '.4f')}"
@@ -477,10 +477,14 @@ def fixed_command(study: dict) -> str:
     )
 
 
-def missing_arms(trainings: list[dict]) -> str:
-    """Says which arms have not been trained."""
-    trained = {each["arm"] for each in trainings}
-    missing = [arm for arm in NAMES if arm not in trained]
+def missing_arms(study: dict) -> str:
+    """Says which arms have not been trained, or not with every seed."""
+    trained = {(each["arm"], each["seed"]) for each in study["trainings"]}
+    seeds, missing = range(study["settings"]["seeds"]), []
+    for arm in NAMES:
+        lacking = [str(seed) for seed in seeds if (arm, seed) not in trained]
+        if lacking:
+            missing.append(arm if len(lacking) == len(seeds) else f"{arm} by seed {' and '.join(lacking)}")
     return f" Not trained yet: {', '.join(missing)}." if missing else ""
 
 

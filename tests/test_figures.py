@@ -65,6 +65,20 @@ def test_a_study_of_other_weights_says_so(figures, tmp_path, monkeypatch):
     assert sentence in figures.policy() and sentence in figures.claims()
 
 
+@pytest.mark.parametrize(
+    "trained, sentence",
+    [
+        ({"no heads": (0, 1), "two heads": (0, 1)}, ""),
+        ({"no heads": (0, 1), "two heads": (0,)}, " Not trained yet: two heads by seed 1."),
+        ({"no heads": (), "two heads": (0,)}, " Not trained yet: no heads, two heads by seed 1."),
+    ],
+)
+def test_a_study_tells_which_trainings_it_lacks(figures, monkeypatch, trained, sentence):
+    monkeypatch.setattr(figures, "NAMES", tuple(trained))
+    trainings = [{"arm": arm, "seed": seed} for arm, seeds in trained.items() for seed in seeds]
+    assert figures.missing_arms({"settings": {"seeds": 2}, "trainings": trainings}) == sentence
+
+
 def test_what_rounds_to_zero_has_no_sign(figures):
     assert figures.difference(-0.00001, (-0.00021, 0.00019)) == "0.0000 [-0.0002, 0.0002]"
 
