@@ -216,18 +216,17 @@ def run_fixed_study(
     Source: the test that the referee of huggingface.co/papers/2606.07185 asked for.
     """
     out = Path(out)
-    planned = [
-        (arm, seed, arm_arguments(settings, arm, seed, out / f"{arm.replace(' ', '-')}-{seed}"))
-        for seed in range(settings.seeds)
-        for arm in arms
-    ]
+    planned = [(arm, seed, out / f"{arm.replace(' ', '-')}-{seed}") for seed in range(settings.seeds) for arm in arms]
+    for each in planned:
+        arm_arguments(settings, *each)  # what does not fit is told before anything is trained
     _claim(out, settings)
     lpips = load_lpips("alex", weights_dir)
     held_out = load_image_dataset(settings.eval_data, "validation", settings.eval_images)
     measured, trainings = [], []
     distance = None
-    for arm, seed, (model_arguments, data, training, trainer) in planned:
-        folder = Path(training.output_dir)
+    for arm, seed, folder in planned:
+        # Parsed anew, which lets accelerate forget the arithmetic of the training before, that of a policy perhaps.
+        model_arguments, data, training, trainer = arm_arguments(settings, arm, seed, folder)
         path = folder.with_name(f"{folder.name}{MEASURED_SUFFIX}")
         training.weights_dir = training.weights_dir or (weights_dir and str(weights_dir))
         if not path.is_file():

@@ -202,8 +202,9 @@ def test_a_shipped_recipe_serves_every_arm(settings, tmp_path, arm):
 
 @pytest.mark.parametrize("bf16, dtype", [("true", torch.bfloat16), ("false", torch.float32)])
 def test_arms_are_measured_in_the_arithmetic_of_their_training(settings, tmp_path, bf16, dtype):
+    """Whatever the arm before left behind, whose policy is trained in float32."""
     brief = replace(settings, overrides=("--bf16", bf16), shares=())
-    run_fixed_study(brief, tmp_path, arms=[FIXED_MEAN], resamples=2)
+    run_fixed_study(brief, tmp_path, arms=[ADAPTIVE, FIXED_MEAN], resamples=2)
     model, _ = load_checkpoint(tmp_path / "fixed-at-the-mean-0")
     assert read_info(tmp_path / "fixed-at-the-mean-0" / "held-out").model_hash == model_hash(model.to(dtype))
 
