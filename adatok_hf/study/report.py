@@ -343,8 +343,8 @@ def _views(result: dict) -> str:
     ]
     table = markdown_table(["sees only", "LPIPS at the common mean", "less the policy's"], rows)
     about = (
-        "Policies of the same size, trained alike, that see a part of what the policy sees, or only one measure of "
-        f"complexity: {', or '.join(COMPLEXITY.values())}."
+        "Policies of the same size, trained alike, that see a part of what the policy sees, or only one measure of an "
+        "image's complexity."
     )
     return f"{about}\n\n{table}"
 

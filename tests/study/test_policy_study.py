@@ -197,7 +197,7 @@ def test_groups_come_by_rising_mean_budget_with_whole_histograms(study):
         assert mean == pytest.approx(row["mean_budget"], abs=1e-4)
 
 
-def test_budgets_that_follow_complexity_correlate_with_file_size(study):
+def test_budgets_that_follow_complexity_correlate_with_its_measures(study):
     assert study[0]["correlations"]["policy, webp_bytes"] > 0.8
     assert study[0]["correlations"]["policy, gradient_energy"] > 0.8
     assert "with the mean squared difference of neighbouring pixels: rank correlation +0." in format_report(study[0])
