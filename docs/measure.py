@@ -12,8 +12,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import figures
-from figures import BENCH, CHECKPOINTS, EXPORT, GENERATION, GENERATION_LENGTHS, ROOT, STUDY
 from huggingface_hub import ModelCard
 
 from adatok_hf import AdaTokConfig, TaTokConfig, default_checkpoint
@@ -22,6 +20,8 @@ from adatok_hf.files import parse_yaml, read_json, write_json
 from adatok_hf.generation.load_pipeline import load_pipeline
 from adatok_hf.model_card import CARD_NAME, model_card, read_license
 from adatok_hf.training.recipe import find_recipe
+from blocks import pictures, sources
+from blocks.sources import BENCH, CHECKPOINTS, EXPORT, GENERATION, GENERATION_LENGTHS, ROOT, STUDY
 
 
 PILOT = {"max_steps": 500, "perceptual_start": 300, "lr_scheduler_kwargs": '{"num_decay_steps": 160}'}
@@ -133,8 +133,8 @@ def measure_tatok(data: str, work: Path, recipe: str, mean_tokens: int, entropy:
     embed_tokenizer(calibrated, read_json(work / "evaluation" / "results.json"), CHECKPOINTS / calibrated.name)
     models = ["--model", calibrated, "--adatok", twin, "--tokens", mean_tokens]
     run("study", "tatok", *models, *images, "--max-images", 1024, "--out", STUDY)
-    samples = figures.sample_files(figures.GRID_SAMPLES)
-    draw_grid("tatok", "reconstruct", *samples, *figures.tatok_grid_command()[3:-2])
+    samples = pictures.sample_files(pictures.GRID_SAMPLES)
+    draw_grid("tatok", "reconstruct", *samples, *pictures.tatok_grid_command()[3:-2])
 
 
 def as_long(recipe: str) -> list[str]:
@@ -145,12 +145,12 @@ def as_long(recipe: str) -> list[str]:
 
 def draw_pictures():
     """The pictures of README, each the grid of the command that stands under it."""
-    forced = figures.grid_command(figures.shipped_config())[4]
+    forced = pictures.grid_command(sources.shipped_config())[4]
     for name, samples, budgets in (
-        ("grid", figures.GRID_SAMPLES, forced),
-        ("policy", figures.POLICY_SAMPLES, "auto"),
+        ("grid", pictures.GRID_SAMPLES, forced),
+        ("policy", pictures.POLICY_SAMPLES, "auto"),
     ):
-        draw_grid(name, "reconstruct", *figures.sample_files(samples), "--budgets", budgets)
+        draw_grid(name, "reconstruct", *pictures.sample_files(samples), "--budgets", budgets)
 
 
 def draw_grid(name: str, *command: str | Path):
@@ -168,7 +168,7 @@ def measure_generator(data: str, work: Path, recipe: str, variants: int, init_fr
     """
     lengths = {"adaptive": "auto"}
     if init_from is None:
-        lengths["fixed"] = figures.shipped_config().num_latent_tokens
+        lengths["fixed"] = sources.shipped_config().num_latent_tokens
     reports = {}
     for name, budgets in lengths.items():
         codes, generator = work / name / "codes", work / name / "generator"
@@ -187,7 +187,7 @@ def measure_generator(data: str, work: Path, recipe: str, variants: int, init_fr
     if len(reports) > 1:
         write_json(GENERATION_LENGTHS, reports)
     embed_generator(work / "adaptive" / "generator", Path(default_checkpoint()))
-    draw_grid("generated", *figures.generate_command()[1:-2])
+    draw_grid("generated", *pictures.generate_command()[1:-2])
 
 
 def embed_generator(generator: Path, tokenizer: Path):
@@ -232,7 +232,7 @@ def measure_pilots(data: str, work: Path):
             rows = read_metrics(folder)["rows"]
             write_json(note, {"name": name, "changes": changes, "cpu_seconds": seconds, "rows": rows})
         pilots.append(read_json(note))
-    write_json(figures.PILOTS, pilots)
+    write_json(sources.PILOTS, pilots)
 
 
 def measure_fixed(data: str, work: Path, recipe: str, fixed_budget: int, seeds: int, arms: str | None):

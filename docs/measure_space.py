@@ -18,11 +18,12 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from figures import ROOT, SPACE, sample_files
 from gradio_client import Client, handle_file
 from playwright.sync_api import Page, sync_playwright
 
 from adatok_hf.files import write_json
+from blocks.pictures import sample_files
+from blocks.sources import ROOT, SPACE
 
 
 PATIENCE = 180  # seconds

@@ -48,7 +48,7 @@ def test_another_result_changes_the_text(figures, tmp_path, monkeypatch):
     study = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
     study["share_of_oracle"][0]["share"] = 0.87
     (tmp_path / "study.json").write_text(json.dumps(study), encoding="utf-8")
-    monkeypatch.setattr(figures, "STUDY", tmp_path)
+    monkeypatch.setattr(figures.sources, "STUDY", tmp_path)
     changed = figures.write_blocks(text)
     assert "the policy gets 87% of its gain" in changed and changed != text
 
@@ -57,12 +57,12 @@ def test_a_study_of_other_weights_says_so(figures, tmp_path, monkeypatch):
     shipped = model_hash(AdaTokModel.from_pretrained(default_checkpoint()))
     study = json.loads((ROOT / "docs" / "study" / "study.json").read_text(encoding="utf-8"))
     sentence = "of the weights that shipped as `adatok-64` before"
-    assert figures.of_predecessor(study | {"model_hash": shipped}) == ""
-    assert sentence in figures.of_predecessor(study | {"model_hash": "another"})
+    assert figures.sources.of_predecessor(study | {"model_hash": shipped}) == ""
+    assert sentence in figures.sources.of_predecessor(study | {"model_hash": "another"})
     shutil.copytree(ROOT / "docs" / "study", tmp_path, dirs_exist_ok=True)
     (tmp_path / "study.json").write_text(json.dumps(study | {"model_hash": "another"}), encoding="utf-8")
-    monkeypatch.setattr(figures, "STUDY", tmp_path)
-    assert sentence in figures.policy() and sentence in figures.claims()
+    monkeypatch.setattr(figures.sources, "STUDY", tmp_path)
+    assert sentence in figures.policy.policy() and sentence in figures.claims.claims()
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_a_study_of_other_weights_says_so(figures, tmp_path, monkeypatch):
     ],
 )
 def test_a_study_tells_which_trainings_it_lacks(figures, monkeypatch, trained, sentence):
-    monkeypatch.setattr(figures, "NAMES", tuple(trained))
+    monkeypatch.setattr(figures.fixed, "NAMES", tuple(trained))
     trainings = [{"arm": arm, "seed": seed} for arm, seeds in trained.items() for seed in seeds]
-    assert figures.missing_arms({"settings": {"seeds": 2}, "trainings": trainings}) == sentence
+    assert figures.fixed.missing_arms({"settings": {"seeds": 2}, "trainings": trainings}) == sentence
 
 
 def test_what_rounds_to_zero_has_no_sign(figures):
-    assert figures.difference(-0.00001, (-0.00021, 0.00019)) == "0.0000 [-0.0002, 0.0002]"
+    assert figures.claims.difference(-0.00001, (-0.00021, 0.00019)) == "0.0000 [-0.0002, 0.0002]"
 
 
 @pytest.mark.parametrize(
@@ -93,12 +93,10 @@ def test_what_rounds_to_zero_has_no_sign(figures):
     ],
 )
 def test_a_claim_holds_where_the_whole_interval_has_its_sign(figures, interval, less, more):
-    claims = importlib.import_module("claims")
-    assert (claims.is_less(interval), claims.is_more(interval)) == (less, more)
+    assert (figures.claims.is_less(interval), figures.claims.is_more(interval)) == (less, more)
 
 
 def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
-    claims = importlib.import_module("claims")
     rows = [{"budget": budget, "lpips": 0.4 - budget / 100, "rfid": 100 - budget} for budget in (8, 16, 32)]
     rows.append({"budget": "auto", "lpips": 0.2, "rfid": 75.0, "mean_budget": 15.2})
     weighting = [{"arm": "gradient", "distance_to_sweep": 0.01}, {"arm": "fixed 0.5", "distance_to_sweep": 0.0}]
@@ -111,17 +109,17 @@ def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
         "rows": [uniform, {"arm": "by WebP size"} | by_size],
         "ablations": {"weighting": weighting, "views": views, "candidates": candidates},
     }
-    verdicts = {claim: verdict for claim, _, verdict in claims.of_the_checkpoint(rows, study)}
+    verdicts = {claim: verdict for claim, _, verdict in figures.claims.of_the_checkpoint(rows, study)}
     assert list(verdicts.values()) == [
         *("holds", "holds", "holds", "does not hold"),
         *("does not hold", "holds", "holds", "cannot be decided", "holds", "does not hold"),
     ]
     views.append({"sees": "gradient energy"} | alike)
-    verdicts |= {claim: verdict for claim, _, verdict in claims.of_the_checkpoint(rows, study)}
+    verdicts |= {claim: verdict for claim, _, verdict in figures.claims.of_the_checkpoint(rows, study)}
     assert len(verdicts) == 11 and verdicts["And more than the energy of gradients"] == "cannot be decided"
     rows[1]["lpips"] = 0.5
     rows[-1]["rfid"] = 90.0
-    assert [verdict for *_, verdict in claims.of_the_checkpoint(rows, study)][:2] == ["does not hold"] * 2
+    assert [verdict for *_, verdict in figures.claims.of_the_checkpoint(rows, study)][:2] == ["does not hold"] * 2
 
 
 @pytest.mark.parametrize(
@@ -134,7 +132,6 @@ def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
     ],
 )
 def test_claims_about_trainings_need_every_seed(figures, by_seed, verdict):
-    claims = importlib.import_module("claims")
     mean = sum(by_seed) / len(by_seed)
     found = {"lpips": mean, "ci": [mean - 0.005, mean + 0.005], "by_seed": by_seed}
     opposite = {"lpips": -mean, "ci": [-mean - 0.005, -mean + 0.005], "by_seed": [-each for each in by_seed]}
@@ -143,14 +140,13 @@ def test_claims_about_trainings_need_every_seed(figures, by_seed, verdict):
         for arm in ("adaptive, policy", "adaptive, one budget for all", "no heads", "shared head", "two heads")
         for budget in ("mean", "full")
     ]
-    measured = list(claims.of_fixed_lengths({"rows": rows}))
+    measured = list(figures.claims.of_fixed_lengths({"rows": rows}))
     assert [found for *_, found in measured] == [verdict] * 5
     assert f"{mean:+.4f}" in measured[0][1]
 
 
 @pytest.mark.parametrize("tatok, adatok, verdict", [(0.30, 0.32, "holds"), (0.34, 0.32, "does not hold")])
 def test_claims_about_tatok_follow_from_its_figures(figures, tatok, adatok, verdict):
-    claims = importlib.import_module("claims")
     arms = {
         "DTF, prior": (0.3, None),
         "random": (0.35, "DTF, prior"),
@@ -165,23 +161,20 @@ def test_claims_about_tatok_follow_from_its_figures(figures, tatok, adatok, verd
             less = row["lpips"] - arms[row["against"]][0]
             row["ci"] = [less - 0.01, less + 0.01]
     study = {"rows": rows, "tokens": 14, "adatok": "outputs/twin"}
-    *others, (_, measured, found) = claims.of_tatok(study)
+    *others, (_, measured, found) = figures.claims.of_tatok(study)
     assert [each for *_, each in others] == ["holds"] * 3
     assert found == verdict and f"that of twin {tatok - adatok:+.4f}" in measured
 
 
 @pytest.mark.parametrize("speed, verdict", [(8.6, "holds"), (2.0, "does not hold")])
 def test_the_claim_about_tatoks_speed_follows_from_its_figures(figures, speed, verdict):
-    claims = importlib.import_module("claims")
     bench = {"throughput_ratio": speed, "writing_ratio": 3.0, "token_ratio": 4.5, "position_cost": 1.7}
-    ((_, _, found),) = claims.of_tatok_generation(bench)
+    ((_, _, found),) = figures.claims.of_tatok_generation(bench)
     assert found == verdict
 
 
 @pytest.mark.parametrize("gfid, verdict", [(101.9, "holds"), (103.0, "does not hold")])
 def test_the_claim_about_generated_images_follows_from_every_guidance(figures, gfid, verdict):
-    claims = importlib.import_module("claims")
-
     def report(budget: float, *gfids: float) -> dict:
         scales = (None, 1.0, 2.5)
         return {
@@ -191,7 +184,7 @@ def test_the_claim_about_generated_images_follows_from_every_guidance(figures, g
         }
 
     reports = {"adaptive": report(25.7, 200.0, 100.0, gfid), "fixed": report(64, 90.0, 110.0, 100.0)}
-    ((_, measured, found),) = claims.of_generated_images(reports)
+    ((_, measured, found),) = figures.claims.of_generated_images(reports)
     assert found == verdict and f"{gfid} at 25.7 codes, 100.0 at 64, with guidance 2.5" in measured
 
 

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from adatok_hf.checkpoint import checkpoint_name
+from adatok_hf.files import read_json
 from adatok_hf.tables import markdown_table
+
+from . import sources
 
 
 Row = tuple[str, str, str]
@@ -203,3 +206,20 @@ def of_tatok_generation(bench: dict) -> Iterator[Row]:
         "times as long",
         HOLDS if bench["throughput_ratio"] >= 0.95 * TATOK_SPEED_UP else DOES_NOT,
     )
+
+
+def claims() -> str:
+    """What the papers say, what was measured here, and what follows from it; what was not measured yet is left out."""
+    study = read_json(sources.STUDY / "study.json")
+    rows = [*of_the_checkpoint(read_json(sources.shipped_folder() / "metrics.json")["rows"], study)]
+    for path, verdicts in (
+        (sources.STUDY / "fixed.json", of_fixed_lengths),
+        (sources.GENERATION_BENCH, of_generation),
+        (sources.GENERATION_LENGTHS, of_generated_images),
+        (sources.STUDY / "tatok.json", of_tatok),
+        (sources.TATOK_BENCH, of_tatok_generation),
+    ):
+        if path.is_file():
+            rows += verdicts(read_json(path))
+    note = sources.of_predecessor(study)
+    return (f"{note.strip()}\n\n" if note else "") + claims_table(rows)

@@ -1,0 +1,47 @@
+"""Where the figures come from: what was measured, and whether it was of the checkpoint that ships."""
+
+from pathlib import Path
+
+from adatok_hf import AdaTokConfig, default_checkpoint
+from adatok_hf.checkpoint import checkpoint_name, load_checkpoint, model_hash
+
+
+ROOT = Path(__file__).parent.parent.parent
+CHECKPOINTS = ROOT / "adatok_hf" / "checkpoints"
+STUDY = ROOT / "docs" / "study"
+BENCH = ROOT / "docs" / "bench.json"
+GENERATION = ROOT / "docs" / "generation.json"
+GENERATION_LENGTHS = ROOT / "docs" / "generation_lengths.json"
+GENERATION_BENCH = ROOT / "docs" / "generation_bench.json"
+TATOK_CODEC_BENCH = ROOT / "docs" / "tatok_codec_bench.json"
+TATOK_BENCH = ROOT / "docs" / "tatok_bench.json"
+TRAINING_COST = ROOT / "docs" / "training_cost.json"
+SPACE = ROOT / "docs" / "space.json"
+EXPORT = ROOT / "docs" / "export.json"
+BULK = ROOT / "docs" / "bulk.json"
+PILOTS = ROOT / "docs" / "pilots.json"
+
+
+def shipped_folder() -> Path:
+    """The checkpoint that the examples load."""
+    return Path(default_checkpoint())
+
+
+def shipped_config() -> AdaTokConfig:
+    """Its configuration."""
+    return AdaTokConfig.from_pretrained(shipped_folder())
+
+
+def of_another(model: str, verb: str) -> str:
+    """Says so where figures are of another checkpoint than the shipped one."""
+    model, shipped = checkpoint_name(model), checkpoint_name(shipped_folder())
+    return "" if model == shipped else f"Of `{model}`, which shipped before; `{shipped}` has not been {verb} yet. "
+
+
+def of_predecessor(study: dict) -> str:
+    """Says so where the study is of weights that shipped before."""
+    model, _ = load_checkpoint(shipped_folder())
+    if model_hash(model) == study["model_hash"]:
+        return ""
+    name = checkpoint_name(study["model"])
+    return f"The study is of the weights that shipped as `{name}` before; the present ones are not studied yet. "
