@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import AutoImageProcessor, AutoModel
 
+# A repository of the Hub, or the folder that this card lies in.
 processor = AutoImageProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
 model = AutoModel.from_pretrained("{repo_id}", trust_remote_code=True).eval()
 
@@ -234,7 +235,8 @@ def quality_table(rows: list[dict], names: list[str], candidates: list[int]) -> 
         return "Not measured."
     measured = {row["budget"]: row for row in rows}
     auto = measured.pop("auto", None)
-    lines = [f"| {' | '.join(['Budget', *(name.upper() for name in names)])} |", "|---" * (1 + len(names)) + "|"]
+    header = ["Budget", *(name.upper().replace("RFID", "rFID") for name in names)]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for budget in sorted({*candidates, *measured}):
         values = [measured.get(budget, {}).get(name, "not measured") for name in names]
         lines.append(f"| {' | '.join([str(budget), *map(format_fact, values)])} |")

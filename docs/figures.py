@@ -27,7 +27,10 @@ PAGES = (
     "docs/evaluation.md",
     "docs/export.md",
     "docs/generation.md",
+    "docs/policy.md",
     "docs/scale.md",
+    "docs/space.md",
+    "docs/speed.md",
     "docs/tatok.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
@@ -35,6 +38,7 @@ BLOCKS: tuple[Callable[[], str], ...] = (
     checkpoint.zoo,
     checkpoint.quality,
     policy.policy,
+    policy.policy_sentence,
     speed.speed,
     serving.export,
     serving.bulk,

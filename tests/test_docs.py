@@ -16,6 +16,7 @@ import adatok_hf
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "AGENTS.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = sorted(
     ".".join((package, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
     for package, folder in (
@@ -56,9 +57,14 @@ def test_doctests_are_found():
     assert any(test.examples for test in finder.find(adatok_hf.AdaTokModel, module=False))
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?://|#)([^)#]+)", README))
-def test_local_links_of_the_readme_lead_somewhere(target):
-    assert (ROOT / target).exists()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_local_links_lead_somewhere(page):
+    for target, _, anchor in re.findall(r"\]\((?!https?://)([^)#]*)(#([^)]+))?\)", page.read_text(encoding="utf-8")):
+        path = page.parent / target if target else page
+        assert path.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], anchor
 
 
 def test_make_targets_named_by_the_readme_exist():

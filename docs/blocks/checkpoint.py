@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 from transformers import AutoConfig
 
 from adatok_hf import AdaTokConfig, TaTokConfig, checkpoints
@@ -60,15 +61,12 @@ def images_seen(training: dict) -> str:
 def quality() -> str:
     """The shipped checkpoint at every candidate budget and at the policy's."""
     config, metrics = sources.shipped_config(), read_json(sources.shipped_folder() / "metrics.json")
-    rows = []
+    rates, rows = [bits_per_pixel(budget, config) for budget in config.budgets], []
     for row in metrics["rows"]:
         is_chosen = row["budget"] == "auto"
-        rate = row.get("bits_per_pixel", None if is_chosen else bits_per_pixel(row["budget"], config))
+        rate = np.interp(row["mean_budget"] if is_chosen else row["budget"], config.budgets, rates)
         rows.append(
-            [
-                f"the policy's, {row['mean_budget']:.2f} on average" if is_chosen else str(row["budget"]),
-                "" if rate is None else f"{rate:.4f}",
-            ]
+            [f"the policy's, {row['mean_budget']:.2f} on average" if is_chosen else str(row["budget"]), f"{rate:.4f}"]
             + [f"{row['rfid']:.1f}", f"{row['kid']:.4f}", f"{row['lpips']:.4f}"]
             + [f"{row['psnr']:.2f} dB", f"{row['ssim']:.4f}"]
         )

@@ -1,6 +1,6 @@
 """The table of `docs/claims.md`: what the papers say, what was measured here, and what follows from it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from adatok_hf.checkpoint import checkpoint_name
 from adatok_hf.files import read_json
@@ -45,13 +45,8 @@ def in_every_seed(verdict: Callable[[Sequence[float]], str], differences: dict) 
     return f"{found}, in one seed" if len(seeds) == 1 and found != UNDECIDED else found
 
 
-def claims_table(rows: Iterable[Row]) -> str:
-    """One table of claims, what was measured, and verdicts."""
-    return markdown_table(["claim", "measured here", "verdict at this size"], rows)
-
-
-def of_the_checkpoint(rows: list[dict], study: dict) -> Iterator[Row]:
-    """Prefixes, the policy and its training."""
+def of_the_checkpoint(rows: list[dict]) -> Iterator[Row]:
+    """Prefixes, and what the policy saves."""
     quality = {row["budget"]: row for row in rows}
     chosen, full = quality.pop("auto"), quality[max(quality)]
     curve = [row["lpips"] for _, row in sorted(quality.items())]
@@ -69,6 +64,10 @@ def of_the_checkpoint(rows: list[dict], study: dict) -> Iterator[Row]:
         f"{full['budget']}",
         HOLDS if worse <= 1.15 and chosen["mean_budget"] < full["budget"] / 2 else DOES_NOT,
     )
+
+
+def of_the_policy(study: dict) -> Iterator[Row]:
+    """What the policy is worth, what its choices come from, and how many they are."""
     uniform = next(row for row in study["rows"] if row["arm"] == "uniform")
     yield (
         "A policy beats one budget for all at its mean",
@@ -83,11 +82,6 @@ def of_the_checkpoint(rows: list[dict], study: dict) -> Iterator[Row]:
         f"weights; without an interval, less than {SMALL} decides nothing",
         HOLDS if behind <= 0 else UNDECIDED if behind < SMALL else DOES_NOT,
     )
-    yield from of_the_policy(study)
-
-
-def of_the_policy(study: dict) -> Iterator[Row]:
-    """What the policy's choices come from, and how many they are."""
     by_size = next(row for row in study["rows"] if row["arm"] == "by WebP size")
     views = {row["sees"]: row for row in study["ablations"]["views"]}
     for claim, name, row in (
@@ -210,16 +204,18 @@ def of_tatok_generation(bench: dict) -> Iterator[Row]:
 
 def claims() -> str:
     """What the papers say, what was measured here, and what follows from it; what was not measured yet is left out."""
-    study = read_json(sources.STUDY / "study.json")
-    rows = [*of_the_checkpoint(read_json(sources.shipped_folder() / "metrics.json")["rows"], study)]
-    for path, verdicts in (
-        (sources.STUDY / "fixed.json", of_fixed_lengths),
-        (sources.GENERATION_BENCH, of_generation),
-        (sources.GENERATION_LENGTHS, of_generated_images),
-        (sources.STUDY / "tatok.json", of_tatok),
-        (sources.TATOK_BENCH, of_tatok_generation),
+    shipped, study = sources.shipped_folder(), read_json(sources.STUDY / "study.json")
+    name = f"`{checkpoint_name(shipped)}`"
+    before = f"{name}, earlier weights"
+    rows = [(*row, name) for row in of_the_checkpoint(read_json(shipped / "metrics.json")["rows"])]
+    rows += [(*row, before if sources.of_predecessor(study) else name) for row in of_the_policy(study)]
+    for path, verdicts, whose in (
+        (sources.STUDY / "fixed.json", of_fixed_lengths, "`pilot-64`, from random weights"),
+        (sources.GENERATION_BENCH, of_generation, "random weights of the paper's size"),
+        (sources.GENERATION_LENGTHS, of_generated_images, before),
+        (sources.STUDY / "tatok.json", of_tatok, "`tatok-tiny-64`"),
+        (sources.TATOK_BENCH, of_tatok_generation, "random weights of the paper's size"),
     ):
         if path.is_file():
-            rows += verdicts(read_json(path))
-    note = sources.of_predecessor(study)
-    return (f"{note.strip()}\n\n" if note else "") + claims_table(rows)
+            rows += [(*row, whose) for row in verdicts(read_json(path))]
+    return markdown_table(["claim", "measured here", "verdict at this size", "weights"], rows)

@@ -54,13 +54,14 @@ def fixed_sentence() -> str:
     lpips, psnr = ((policy["minus_fixed"][key], policy["minus_fixed"][name]) for key, name in INTERVALS.items())
     _, _, verdict = next(of_fixed_lengths(study))
     length, steps = study["settings"]["fixed_budget"], study["trainings"][0]["steps"]
+    serving = difference(price["lpips"], price["ci"], "+.4f")
     return (
-        f"Does adaptivity pay? Trained alike from random weights, {steps} steps, an adaptive tokenizer at a mean of "
-        f"{length} codes differs from one that always has {length} by {difference(*lpips, '+.4f')} LPIPS and "
-        f"{difference(*psnr, '+.2f')} dB on {study['n']:,} held-out images. At this size, that it beats "
-        f"a fixed length {verdict} (`{fixed_command(study)}`). Serving every budget by one set of weights costs "
-        f"{difference(price['lpips'], price['ci'], '+.4f')} LPIPS, which the policy changes by "
-        f"{gains[0]['lpips']:+.4f} and an oracle would by {gains[1]['lpips']:+.4f}."
+        "Does adaptivity pay? The claim that an adaptive tokenizer beats one of a fixed length "
+        f"{verdict} at this size (`{fixed_command(study)}`). Trained alike from random weights, {steps} steps, on {study['n']:,} held-out "
+        f"images, one with a mean of {length} codes has {difference(*lpips, '+.4f')} LPIPS (more is worse) and "
+        f"{difference(*psnr, '+.2f')} dB (less is worse) against one that always has {length}. Serving every budget "
+        f"by one set of weights accounts for {serving} LPIPS; choosing budgets by the policy changes it by "
+        f"{gains[0]['lpips']:+.4f}, an oracle would by {gains[1]['lpips']:+.4f}."
     )
 
 

@@ -9,21 +9,21 @@ from . import sources
 def generation() -> str:
     """What the shipped generator is worth."""
     report = read_json(sources.GENERATION)
-    return f"{generation_conditions(report)}\n\n{generation_table({'': report})}"
+    return f"{compared_images(report)}; by `{report['command']}`.\n\n{generation_table({'': report})}"
 
 
 def generation_lengths() -> str:
     """Two generators: one of budgets that images deserve, one of all codes for every image."""
     reports = read_json(sources.GENERATION_LENGTHS)
-    return f"{generation_conditions(reports['adaptive'])}\n\n{generation_table(reports)}"
+    commands = " and ".join(f"`{report['command']}`" for report in reports.values())
+    return f"{compared_images(reports['adaptive'])}; by {commands}.\n\n{generation_table(reports)}"
 
 
-def generation_conditions(report: dict) -> str:
+def compared_images(report: dict) -> str:
     """What images were generated and compared."""
     return (
         f"{report['num_images']:,} images of the validation classes each, against the {report['num_images']:,} real "
-        f"ones, in which the classifier finds the class of {report['real_class_accuracy']:.1%}; by "
-        f"`{report['command']}`."
+        f"ones, in which the classifier finds the class of {report['real_class_accuracy']:.1%}"
     )
 
 

@@ -12,9 +12,6 @@ def policy() -> str:
     """What choosing a budget per image is worth."""
     study = read_json(sources.STUDY / "study.json")
     arms = {row["arm"]: row for row in study["rows"]}
-    share = next(
-        row for row in study["share_of_oracle"] if (row["arm"], row["oracle"]) == ("policy", "oracle (reward)")
-    )
     against = {
         "shuffled": "its own budgets shuffled across images",
         "uniform": "one budget for all",
@@ -26,7 +23,7 @@ def policy() -> str:
     rows = [
         [name, difference(arms[arm]["difference"], arms[arm]["ci"])] for arm, name in against.items() if arm in arms
     ]
-    rows[-1][1] += f"; the policy gets {share['share']:.0%} of its gain"
+    rows[-1][1] += f"; the policy gets {share_of_oracle(study):.0%} of its gain"
     uniform = difference(arms["uniform"]["psnr_difference"], arms["uniform"]["psnr_ci"], "+.3f")
     groups = sorted(study["groups"], key=lambda group: group["mean_budget"])
     kinds = ", ".join(f"{group['group'].replace('_', ' ')} {group['mean_budget']:.1f}" for group in groups)
@@ -34,12 +31,30 @@ def policy() -> str:
     correlation = study["correlations"]["policy, webp_bytes"]
     return sources.of_predecessor(study) + (
         f"On {study['n']:,} held-out images, at the mean of {study['mean_budget']:.1f} codes "
-        "that the policy chooses by itself; the whole [study](docs/study/study.md) is one command. The intervals of "
+        "that the policy chooses by itself; the whole [study](study/study.md) is one command. The intervals of "
         f"95 % are over the images: the {study['seeds']} seeds are averaged first, and the bias that brings every arm "
         f"to this mean is set before the bootstrap, so neither is in them.\n\n{table}\n\nIn "
         f"PSNR one budget for all differs from the policy by {uniform} dB. Mean budgets by kind: {kinds}. Their rank "
         f"correlation with the size of the WebP file is {correlation:.2f}. {weighting(study)} {heads()}"
     )
+
+
+def policy_sentence() -> str:
+    """Whether choosing a budget per image is worth something, in short."""
+    study = read_json(sources.STUDY / "study.json")
+    uniform = next(row for row in study["rows"] if row["arm"] == "uniform")
+    gain = difference(uniform["difference"], uniform["ci"])
+    return sources.of_predecessor(study) + (
+        f"On {study['n']:,} held-out images, at the {study['mean_budget']:.1f} codes that it chooses on average, the "
+        f"policy's LPIPS is better than that of one budget for all by {gain}, {share_of_oracle(study):.0%} of what an "
+        f"oracle would gain. {heads()}"
+    )
+
+
+def share_of_oracle(study: dict) -> float:
+    """What the policy gains over one budget for all, as a share of what an oracle gains."""
+    shares = {(row["arm"], row["oracle"]): row["share"] for row in study["share_of_oracle"]}
+    return shares["policy", "oracle (reward)"]
 
 
 def weighting(study: dict) -> str:
