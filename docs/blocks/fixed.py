@@ -57,11 +57,11 @@ def fixed_sentence() -> str:
     serving = difference(price["lpips"], price["ci"], "+.4f")
     return (
         "Does adaptivity pay? The claim that an adaptive tokenizer beats one of a fixed length "
-        f"{verdict} at this size (`{fixed_command(study)}`). Trained alike from random weights, {steps} steps, on {study['n']:,} held-out "
-        f"images, one with a mean of {length} codes has {difference(*lpips, '+.4f')} LPIPS (more is worse) and "
-        f"{difference(*psnr, '+.2f')} dB (less is worse) against one that always has {length}. Serving every budget "
-        f"by one set of weights accounts for {serving} LPIPS; choosing budgets by the policy changes it by "
-        f"{gains[0]['lpips']:+.4f}, an oracle would by {gains[1]['lpips']:+.4f}."
+        f"{verdict} at this size (`{fixed_command(study)}`). Trained alike from random weights, {steps} steps, on "
+        f"{study['n']:,} held-out images, one with a mean of {length} codes has {difference(*lpips, '+.4f')} LPIPS "
+        f"(more is worse) and {difference(*psnr, '+.2f')} dB (less is worse) against one that always has {length}. "
+        f"Serving every budget by one set of weights accounts for {serving} LPIPS; choosing budgets by the policy "
+        f"changes it by {gains[0]['lpips']:+.4f}, an oracle would by {gains[1]['lpips']:+.4f}."
     )
 
 
