@@ -18,7 +18,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from . import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, TaTokModel
 from .files import first_line, read_json, remove_left_overs, whole_files, whole_folder, write_json
 from .hub import complete_repo_id, find_folder, push_folder, require_token
-from .model_card import CARD_NAME, model_card, parse_front_matter
+from .model_card import CARD_NAME, model_card, parse_front_matter, read_license
 from .weights import check_config, check_weights, weight_files
 
 
@@ -190,7 +190,7 @@ def push_checkpoint(
         # A card written where the model was trained names its folder; the snippet must load from the repository.
         card = re.sub(r'from_pretrained\("[^"/]+"', f'from_pretrained("{repo_id}"', card)
     else:
-        card = model_card(model.config, repo_id, metrics)
+        card = model_card(model.config, repo_id, metrics, license=read_license(source))
     with tempfile.TemporaryDirectory() as folder:
         copy_checkpoint(source, folder, model, processor, metrics=metrics, card=card)
         return push_folder(folder, repo_id, token, private=private, revision=revision, commit_message=commit_message)

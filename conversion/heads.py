@@ -218,13 +218,15 @@ def save_imported(
 
 
 def _as_peft_model(model: AdaTokModel) -> PeftModel:
-    """The decoder and its heads under PEFT's own names. The tensors are those of `model`, not copies."""
+    """The decoder and its heads under PEFT's own names. The heads' tensors are those of `model`, not copies."""
     configs = {name: copy.deepcopy(config) for name, config in model.decoder.peft_config.items()}
     first, *others = configs
     peft_model = PeftModel(base_decoder(model), configs[first], adapter_name=first)
     for name in others:
         peft_model.add_adapter(name, configs[name])
-    peft_model.get_base_model().load_state_dict(model.decoder.state_dict(), assign=True)
+    heads = tuple(f".{name}.weight" for name in configs)  # without what a user has put on top
+    state = {name: tensor for name, tensor in model.decoder.state_dict().items() if name.endswith(heads)}
+    peft_model.get_base_model().load_state_dict(state, assign=True, strict=False)
     return peft_model
 
 

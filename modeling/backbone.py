@@ -1,6 +1,7 @@
 """What image tokenizers of this family share: two vision transformers, the base of the models, checks of the input."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -195,7 +196,7 @@ class AdaTokVisionModel(PreTrainedModel):
         """`None`: pixels enter by a convolution, there is no table of embeddings to exchange or resize."""
         return None
 
-    def _check_keywords(self, kwargs: dict):
+    def _check_keywords(self, kwargs: dict, of_forward: bool = False):
         # The attention ignores what it does not know, so that a misspelt `budgets` would have no effect.
         for name in kwargs:
             if name not in TransformersKwargs.__annotations__:
@@ -203,6 +204,8 @@ class AdaTokVisionModel(PreTrainedModel):
                     f"AdaTok knows no keyword {name!r}; {self._own_keywords} are its own, and the attention takes "
                     f"{', '.join(TransformersKwargs.__annotations__)}."
                 )
+            if name.removeprefix("output_") in self._can_record_outputs and kwargs[name] and not of_forward:
+                raise TypeError(f"encode and decode record nothing; model(pixel_values, {name}=True) does.")
 
     def _check_pixel_values(self, pixel_values: torch.Tensor):
         size = self.config.image_size
@@ -228,3 +231,53 @@ class AdaTokVisionModel(PreTrainedModel):
 
 def is_integer(tensor: torch.Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def resolve_counts(
+    name: str,
+    counts: int | Sequence[int] | torch.Tensor,
+    batch_size: int,
+    limits: tuple[int, int],
+    device: torch.device,
+) -> torch.LongTensor:
+    """
+    How many tokens each image keeps, `(batch,)`, given one number for all or one for each. Raises a `ValueError` that
+    begins with `name` unless they are integers within the limits, both of which are allowed.
+    """
+    least, most = limits
+    # Python's integers have their values while a compiler traces, tensors do not.
+    for count in counts if isinstance(counts, list | tuple) else [counts]:
+        if isinstance(count, int) and not isinstance(count, bool) and not least <= count <= most:
+            raise ValueError(f"{name} must lie between {least} and {most}; got {counts}.")
+    try:
+        resolved = torch.as_tensor(counts, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be one integer, or one per image; got {counts!r}.") from error
+    if not is_integer(resolved) or resolved.shape not in ((), (batch_size,)):
+        raise ValueError(
+            f"{name} must be one integer or {batch_size} of them, one per image; got {resolved.dtype} of shape "
+            f"{tuple(resolved.shape)}."
+        )
+    resolved = resolved.long()  # types of 8 bits could not be compared with the limits
+    if not torch.compiler.is_compiling() and not ((resolved >= least) & (resolved <= most)).all():
+        raise ValueError(f"{name} must lie between {least} and {most}; got {resolved.tolist()}.")
+    return resolved.expand(batch_size).contiguous()
+
+
+def pad_codes(image_codes: Sequence[Sequence[int]], pad_code_id: int, device: torch.device) -> torch.Tensor:
+    """
+    Codes of images as one tensor `(batch, codes)`, given as an array, or as lists that may differ in length and are
+    filled up with the pad code. `ValueError` for anything else.
+    """
+    try:
+        if isinstance(image_codes, list | tuple):
+            rows = [torch.as_tensor(row) for row in image_codes]
+            if any(row.ndim != 1 or not is_integer(row) for row in rows):
+                raise ValueError("not rows of integers")
+            image_codes = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_code_id)
+        return torch.as_tensor(image_codes, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            "image_codes must be integers of shape (batch, codes), one list of codes per image, or what encode "
+            f"returned; got a {type(image_codes).__name__}."
+        ) from error

@@ -116,6 +116,20 @@ class AdaTokHeadedLinear(lora.Linear):
             )
         super().update_layer(adapter_name, *args, **kwargs)
 
+    def set_adapter(self, adapter_names: str | list[str], *args, **kwargs):
+        super().set_adapter(adapter_names, *args, **kwargs)
+        for name in self.head_names:  # one that is active for want of another is not trained for that
+            if name in self.active_adapters:
+                self.lora_A[name].requires_grad_(False)
+                self.lora_B[name].requires_grad_(False)
+
+    def delete_adapter(self, adapter_name: str):
+        """As PEFT's, but where the active one goes, another one of the user takes its place rather than a head."""
+        if self.active_adapters == [adapter_name]:
+            others = [name for name in list(self.lora_A)[self.num_heads :] if name != adapter_name]
+            self.set_adapter(others[:1] or self.head_names[-1:])
+        super().delete_adapter(adapter_name)
+
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> "AdaTokHeadedLinear":

@@ -12,10 +12,15 @@ ENTROPIES = ("prior", "surprisal", "residual")
 RULES = ("relative", "absolute")
 
 
-def check_threshold(threshold: float, rule: str):
-    """Raises a `ValueError` unless a threshold lies in the range of its rule."""
+def check_rule(rule: str):
+    """Raises a `ValueError` unless there is such a rule for thresholds."""
     if rule not in RULES:
         raise ValueError(f"The rule of the threshold must be {' or '.join(RULES)}; got {rule!r}.")
+
+
+def check_threshold(threshold: float, rule: str):
+    """Raises a `ValueError` unless a threshold lies in the range of its rule."""
+    check_rule(rule)
     if rule == "relative" and not 0 <= threshold <= 1:
         raise ValueError(f"A relative threshold is a share of the entropy to keep, from 0 to 1; got {threshold}.")
     if rule == "absolute" and not 0 <= threshold < math.inf:

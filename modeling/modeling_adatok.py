@@ -15,7 +15,14 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.output_capturing import capture_outputs
 
-from .backbone import AdaTokDecoder, AdaTokVisionEncoder, AdaTokVisionModel, is_integer
+from .backbone import (
+    AdaTokDecoder,
+    AdaTokVisionEncoder,
+    AdaTokVisionModel,
+    is_integer,
+    pad_codes,
+    resolve_counts,
+)
 from .blocks import AdaTokHeadedLinear, AdaTokVectorQuantizer, init_heads
 from .configuration_adatok import AdaTokConfig
 from .pixel_decoder import AdaTokPixelDecoder  # noqa: F401, diffusers copies no file that is not named here
@@ -239,7 +246,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
     def _freeze_all_but(self, adapters: dict[str, PeftConfig]):
         # PEFT freezes a model under its first adapter only; for that it takes a head, and leaves all else trainable.
         biases = {getattr(config, "bias", "none") for config in adapters.values()}
-        endings = tuple({"all": ".bias", "lora_only": ".base_layer.bias"}[bias] for bias in biases - {"none"})
+        endings = tuple(".bias" if bias == "all" else ".base_layer.bias" for bias in biases - {"none"})
         for name, parameter in self.named_parameters():
             is_adapter = any(f".{adapter}." in f"{name}." for adapter in adapters)
             if not is_adapter and not name.endswith(endings):
@@ -268,12 +275,17 @@ class AdaTokModel(AdaTokPreTrainedModel):
         state = super().get_adapter_state_dict(*args, **kwargs)
         return {name: tensor for name, tensor in state.items() if not name.endswith(heads)}
 
-    def load_adapter(self, *args, **kwargs):
-        """As in transformers, and the heads stay as they are."""
-        heads = {name: tensor.clone() for name, tensor in self.state_dict().items() if ".lora_" in name}
-        loading_info = super().load_adapter(*args, **kwargs)
-        self.load_state_dict(heads, strict=False)  # transformers takes all adapters for new ones
-        return loading_info
+    @staticmethod
+    def _load_pretrained_model(model: "AdaTokModel", *args, **kwargs):
+        """As in transformers, which in `load_adapter` takes the heads for missing and draws them anew: they stay."""
+        heads = {}
+        if model._hf_peft_config_loaded:
+            heads = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".lora_" in name}
+        loading_info, offload_index = AdaTokPreTrainedModel._load_pretrained_model(model, *args, **kwargs)
+        heads = {name: heads[name] for name in loading_info.missing_keys & heads.keys()}
+        model.load_state_dict(heads, strict=False)
+        loading_info.missing_keys -= heads.keys()
+        return loading_info, offload_index
 
     def encode(
         self,
@@ -323,17 +335,22 @@ class AdaTokModel(AdaTokPreTrainedModel):
             policy_features=features if return_policy_features else None,
         )
 
-    def chosen_budgets(self, encoded: AdaTokEncoderOutput) -> torch.LongTensor:
+    def chosen_budgets(self, encoded: AdaTokEncoderOutput, cost_bias: float | None = None) -> torch.LongTensor:
         r"""
-        The budgets that the policy gives images, whatever budget they were encoded with.
+        The budgets that `encode` chooses, whatever budget the images were encoded with.
 
         Args:
             encoded ([`AdaTokEncoderOutput`]): What `encode` returned.
+            cost_bias (`float`, *optional*):
+                As in [`~AdaTokModel.encode`].
 
         Returns:
-            `torch.LongTensor` of shape `(batch,)`: candidate budgets.
+            `torch.LongTensor` of shape `(batch,)`: candidate budgets, the full one if the policy is not trained.
+
+        Raises:
+            `ValueError`: for a cost bias that is not finite.
         """
-        return self.candidate_budgets[self._shift_logits(encoded.budget_logits, None).argmax(dim=-1)]
+        return self._choose_budgets(encoded.budget_logits, None, cost_bias)
 
     def budget_distribution(self, budget_logits: torch.FloatTensor, cost_bias: float | None = None) -> torch.Tensor:
         r"""
@@ -388,7 +405,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
             budgets = image_codes.budgets if budgets is None else budgets
             image_codes = image_codes.image_codes
         if not isinstance(image_codes, torch.Tensor):
-            image_codes = self._tensor_of_codes(image_codes)
+            image_codes = pad_codes(image_codes, self.config.pad_code_id, self.device)
         if image_codes.ndim != 2 or not is_integer(image_codes):
             raise ValueError(
                 f"image_codes must be integers of shape (batch, codes); got {image_codes.dtype} of shape "
@@ -402,7 +419,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         image_codes = image_codes.long()
         if budgets is None:
             budgets = (image_codes == self.config.pad_code_id).int().cumsum(dim=1).eq(0).sum(dim=1)
-        budgets = self._resolve_budgets(budgets, image_codes.shape[0])
+        budgets = self._resolve_budgets(budgets, image_codes.shape[0], image_codes.device)
         code_mask = self._code_mask(budgets, image_codes.shape[1])
         self._check_image_codes(image_codes, budgets, code_mask)
         quantized = self.quantizer.lookup(image_codes.masked_fill(~code_mask, 0))
@@ -443,7 +460,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         Raises:
             `ValueError`, `TypeError`: as [`~AdaTokModel.encode`].
         """
-        self._check_keywords(kwargs)
+        self._check_keywords(kwargs, of_forward=True)
         self._check_pixel_values(pixel_values)
         self._check_choice(budgets, cost_bias)
         pixel_values = pixel_values.to(self.dtype)
@@ -472,7 +489,10 @@ class AdaTokModel(AdaTokPreTrainedModel):
         self, quantized: torch.Tensor, budgets: torch.LongTensor, code_mask: torch.BoolTensor, **kwargs
     ) -> torch.Tensor:
         head_indices = self._head_indices(budgets)
-        if quantized.device.type != "cpu" or torch.compiler.is_compiling():
+        # By hooks PEFT tells its layers which adapter serves which image, in the order in which they came.
+        layers = (layer for layer in self.decoder.modules() if isinstance(layer, BaseTunerLayer))
+        keeps_order = any(layer._forward_pre_hooks for layer in layers)
+        if keeps_order or quantized.device.type != "cpu" or torch.compiler.is_compiling():
             return self.decoder(quantized, code_mask, head_indices, **kwargs)
         # Small groups of similar budgets, each cut off behind its largest: a fifth less to compute.
         order = budgets.argsort(stable=True)
@@ -506,15 +526,15 @@ class AdaTokModel(AdaTokPreTrainedModel):
     def _choose_budgets(
         self, budget_logits: torch.Tensor, budgets: int | Sequence[int] | torch.Tensor | None, cost_bias: float | None
     ) -> torch.LongTensor:
-        batch_size = budget_logits.shape[0]
+        batch_size, device = budget_logits.shape[0], budget_logits.device
         if budgets is not None:
-            return self._resolve_budgets(budgets, batch_size)
+            return self._resolve_budgets(budgets, batch_size, device)
         if not self.config.is_policy_trained:
             logger.warning_once(
                 "The policy of this checkpoint has not been trained: every image gets the full budget of "
                 f"{self.config.num_latent_tokens} codes. Pass budgets=... to choose yourself."
             )
-            return self._resolve_budgets(self.config.num_latent_tokens, batch_size)
+            return self._resolve_budgets(self.config.num_latent_tokens, batch_size, device)
         return self.candidate_budgets[self._shift_logits(budget_logits, cost_bias).argmax(dim=-1)]
 
     def _shift_logits(self, budget_logits: torch.Tensor, cost_bias: float | None) -> torch.Tensor:
@@ -523,39 +543,10 @@ class AdaTokModel(AdaTokPreTrainedModel):
         self._check_cost_bias(cost_bias)
         return budget_logits - cost_bias * self.candidate_budgets / self.config.num_latent_tokens
 
-    def _resolve_budgets(self, budgets: int | Sequence[int] | torch.Tensor, batch_size: int) -> torch.LongTensor:
-        limit = self.config.num_latent_tokens
-        # Python's integers have their values while a compiler traces, tensors do not.
-        for budget in budgets if isinstance(budgets, list | tuple) else [budgets]:
-            if isinstance(budget, int) and not isinstance(budget, bool) and not 1 <= budget <= limit:
-                raise ValueError(f"Every budget must lie between 1 and {limit}; got {budget}.")
-        try:
-            resolved = torch.as_tensor(budgets, device=self.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"budgets must be one integer, or one per image; got {budgets!r}.") from error
-        if not is_integer(resolved) or resolved.shape not in ((), (batch_size,)):
-            raise ValueError(
-                f"budgets must be one integer or {batch_size} of them, one per image; got {resolved.dtype} of shape "
-                f"{tuple(resolved.shape)}."
-            )
-        resolved = resolved.long()  # types of 8 bits could not be compared with the limit
-        if not torch.compiler.is_compiling() and not ((resolved >= 1) & (resolved <= limit)).all():
-            raise ValueError(f"Every budget must lie between 1 and {limit}; got {resolved.tolist()}.")
-        return resolved.expand(batch_size).contiguous()
-
-    def _tensor_of_codes(self, image_codes: Sequence[Sequence[int]]) -> torch.Tensor:
-        try:
-            if isinstance(image_codes, list | tuple):
-                rows = [torch.as_tensor(row) for row in image_codes]
-                if any(row.ndim != 1 or not is_integer(row) for row in rows):
-                    raise ValueError("not rows of integers")
-                image_codes = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.config.pad_code_id)
-            return torch.as_tensor(image_codes, device=self.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                "image_codes must be integers of shape (batch, codes), one list of codes per image, or what encode "
-                f"returned; got a {type(image_codes).__name__}."
-            ) from error
+    def _resolve_budgets(
+        self, budgets: int | Sequence[int] | torch.Tensor, batch_size: int, device: torch.device
+    ) -> torch.LongTensor:
+        return resolve_counts("budgets", budgets, batch_size, (1, self.config.num_latent_tokens), device)
 
     def _check_choice(self, budgets: int | Sequence[int] | torch.Tensor | None, cost_bias: float | None):
         if cost_bias is None:

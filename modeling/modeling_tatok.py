@@ -11,9 +11,9 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.output_capturing import capture_outputs
 
-from .backbone import AdaTokDecoder, AdaTokVisionEncoder, AdaTokVisionModel, is_integer
+from .backbone import AdaTokDecoder, AdaTokVisionEncoder, AdaTokVisionModel, is_integer, resolve_counts
 from .blocks import AdaTokLayer, AdaTokVectorQuantizer
-from .configuration_tatok import ENTROPIES, TaTokConfig, check_threshold
+from .configuration_tatok import ENTROPIES, TaTokConfig, check_rule, check_threshold
 
 
 logger = logging.get_logger(__name__)
@@ -309,6 +309,7 @@ class TaTokModel(TaTokPreTrainedModel):
         global_vectors, _, global_codes, _ = self.global_quantizer(global_latents)
         patch_vectors, _, patch_codes, _ = self.patch_quantizer(patch_latents)
         entropy = self._check_entropy(entropy, block_size)
+        check_rule(threshold_rule or self.config.threshold_rule)
         order, patch_entropy = self._order(
             pixel_values, global_vectors, patch_vectors, patch_codes, entropy, block_size, **kwargs
         )
@@ -374,11 +375,7 @@ class TaTokModel(TaTokPreTrainedModel):
         if kept_mask is None:
             kept_mask = patch_codes != config.pad_code_id
         kept_mask = self._check_kept_mask(kept_mask, len(global_codes))
-        if global_mask is not None and (global_mask.dtype, len(global_mask)) != (torch.bool, len(global_codes)):
-            raise ValueError(
-                f"global_mask must hold one boolean per image; got {global_mask.dtype} of shape "
-                f"{tuple(global_mask.shape)}."
-            )
+        self._check_global_mask(global_mask, len(global_codes))
         self._check_range("global", global_codes, config.global_codebook_size)
         self._check_range("kept patch", patch_codes[kept_mask], config.patch_codebook_size)
         pixel_values = self.decoder(
@@ -424,9 +421,10 @@ class TaTokModel(TaTokPreTrainedModel):
         Raises:
             `ValueError`, `TypeError`: as [`~TaTokModel.encode`].
         """
-        self._check_keywords(kwargs)
+        self._check_keywords(kwargs, of_forward=True)
         self._check_pixel_values(pixel_values)
         self._check_choice(threshold, num_tokens, kept_mask)
+        self._check_global_mask(global_mask, len(pixel_values))
         pixel_values = pixel_values.to(self.dtype)
         use_batch_statistics = self.training and return_loss and len(pixel_values) > 1
         global_latents, patch_latents = self.encoder(pixel_values, **kwargs)
@@ -514,7 +512,10 @@ class TaTokModel(TaTokPreTrainedModel):
             `torch.LongTensor` of shape `(batch,)`: in `0 .. num_patches`.
         """
         if num_tokens is not None:
-            return self._resolve_num_tokens(num_tokens, len(sorted_entropy)) - self.config.num_global_tokens
+            least = self.config.num_global_tokens
+            name, limits = "num_tokens, the global ones included,", (least, least + self.config.num_patches)
+            counts = resolve_counts(name, num_tokens, len(sorted_entropy), limits, sorted_entropy.device)
+            return counts - least
         rule = threshold_rule or self.config.threshold_rule
         if threshold is None and threshold_rule not in (None, self.config.threshold_rule):
             raise ValueError(f"threshold_rule={threshold_rule!r} needs a threshold of its own; got none.")
@@ -582,26 +583,6 @@ class TaTokModel(TaTokPreTrainedModel):
         hidden = (~visible).flatten().float()
         return (losses * hidden).sum() / hidden.sum().clamp(min=1)
 
-    def _resolve_num_tokens(self, num_tokens: int | Sequence[int] | torch.Tensor, batch_size: int) -> torch.Tensor:
-        least = self.config.num_global_tokens
-        most = least + self.config.num_patches
-        try:
-            resolved = torch.as_tensor(num_tokens, device=self.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"num_tokens must be one integer, or one per image; got {num_tokens!r}.") from error
-        if not is_integer(resolved) or resolved.shape not in ((), (batch_size,)):
-            raise ValueError(
-                f"num_tokens must be one integer or {batch_size} of them, one per image; got {resolved.dtype} of "
-                f"shape {tuple(resolved.shape)}."
-            )
-        resolved = resolved.long()
-        if not torch.compiler.is_compiling() and not ((resolved >= least) & (resolved <= most)).all():
-            raise ValueError(
-                f"num_tokens must lie between {least}, the global tokens, which are never dropped, and {most}; got "
-                f"{resolved.tolist()}."
-            )
-        return resolved.expand(batch_size)
-
     def _check_choice(self, threshold: float | None, num_tokens, kept_mask: torch.Tensor | None):
         given = {"threshold": threshold, "num_tokens": num_tokens, "kept_mask": kept_mask}
         given = [name for name, value in given.items() if value is not None]
@@ -629,6 +610,17 @@ class TaTokModel(TaTokPreTrainedModel):
             )
             raise ValueError(f"kept_mask must be a boolean tensor of shape {expected}; got {found}.")
         return kept_mask.to(self.device)
+
+    def _check_global_mask(self, global_mask: torch.Tensor | None, batch_size: int):
+        if global_mask is None:
+            return
+        if not isinstance(global_mask, torch.Tensor):
+            raise ValueError(f"global_mask must be a tensor of booleans; got a {type(global_mask).__name__}.")
+        if global_mask.dtype != torch.bool or global_mask.shape != (batch_size,):
+            raise ValueError(
+                f"global_mask must hold one boolean per image; got {global_mask.dtype} of shape "
+                f"{tuple(global_mask.shape)}."
+            )
 
     def _check_codes(self, name: str, codes: torch.Tensor | None, width: int) -> torch.Tensor:
         try:

@@ -74,7 +74,8 @@ class AdaTokPipeline(DiffusionPipeline):
 
     ```"""
 
-    model_cpu_offload_seq = "transformer->image_tokenizer"
+    model_cpu_offload_seq = "transformer"
+    _exclude_from_cpu_offload = ["image_tokenizer"]  # small; and accelerate hooks on to `forward`, not to `decode`
 
     def __init__(self, image_tokenizer, image_processor, transformer):
         super().__init__()

@@ -162,6 +162,12 @@ class CodeSampler:
             ids[rows, :longest] = self._decode(prompts, lengths[rows], noise[rows, 1:], progress)
         return ids, budgets
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes; one that accelerate offloads lies elsewhere between its calls."""
+        hook = getattr(self.model, "_hf_hook", None)
+        return torch.device(getattr(hook, "execution_device", None) or self.model.device)
+
     def _noise(self, count: int, generators: torch.Generator | Sequence[torch.Generator] | None) -> torch.Tensor:
         """Random numbers in [0, 1) of shape `(images, 1 + ids)`, on the CPU."""
         width = self.vocabulary.max_length - 1
@@ -181,7 +187,7 @@ class CodeSampler:
         if budgets is None:
             drawn = []
             for prompts, numbers in zip(classes[:, None].split(batch_size), noise.split(batch_size)):
-                logits = self.model(prompts.to(self.model.device), use_cache=False, logits_to_keep=1).logits[:, -1]
+                logits = self.model(prompts.to(self.device), use_cache=False, logits_to_keep=1).logits[:, -1]
                 legal = self.vocabulary.budget_ids
                 drawn.append(
                     self._draw(logits[:, legal.start : legal.stop], numbers, self.warpers).cpu() + legal.start
@@ -200,7 +206,7 @@ class CodeSampler:
         progress: Callable[[int], object] | None,
     ) -> torch.LongTensor:
         """Ids of images whose lengths descend, `(images, largest length)`, with pad ids behind the lengths."""
-        device = self.model.device
+        device = self.device
         is_guided = self.guidance_scale != 1
         noise, inputs, cache = noise.to(device), prompts.to(device), DynamicCache(config=self.model.config)
         if is_guided:

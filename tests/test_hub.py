@@ -280,7 +280,8 @@ def test_push_keeps_the_card_of_the_folder_unless_told(author, hub, repo_id, tin
     push(author, tiny_checkpoint, repo_id)
     assert hub.files(repo_id)["README.md"].decode() == own
     push(author, tiny_checkpoint, repo_id, renew_card=True)
-    assert "## Budgets" in hub.files(repo_id)["README.md"].decode()
+    renewed = hub.files(repo_id)["README.md"].decode()
+    assert "## Budgets" in renewed and "license: mit" in renewed
 
 
 def test_the_snippet_of_a_card_from_training_loads_from_the_repository(

@@ -87,7 +87,7 @@ class AdaTokCodec:
 
         Args:
             images: A picture, or a list of them: paths, PIL images of any mode, or what the processor takes as one.
-            budgets (`int` or a sequence of them, *optional*):
+            budgets (`int`, or as many of them as pictures, *optional*):
                 Codes of every picture, or of each, in `1 .. num_latent_tokens`. The policy chooses if not given.
             cost_bias (`float`, *optional*): Shifts that choice, see [`AdaTokModel.encode`].
 
@@ -100,6 +100,8 @@ class AdaTokCodec:
         is_single = isinstance(images, str | Path | Image.Image)
         is_single = is_single or isinstance(images, np.ndarray | torch.Tensor) and images.ndim < 4
         images = [images] if is_single else list(images)
+        if isinstance(budgets, np.ndarray | torch.Tensor):
+            budgets = budgets.tolist()
         if isinstance(budgets, Sequence) and len(budgets) != len(images):
             raise ValueError(f"budgets must be one number, or one for each of {len(images)} images; got {budgets}.")
         rows = []

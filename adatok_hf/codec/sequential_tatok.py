@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..modeling import AdaTokEncoderOutput, TaTokConfig, TaTokDecoderOutput, TaTokModel
+from ..modeling.backbone import is_integer, pad_codes, resolve_counts
 
 
 class SequenceConfig:
@@ -128,14 +129,15 @@ class SequentialTaTok(nn.Module):
 
     def decode(
         self,
-        image_codes: torch.LongTensor | Sequence[Sequence[int]],
+        image_codes: torch.LongTensor | AdaTokEncoderOutput | Sequence[Sequence[int]],
         budgets: int | Sequence[int] | torch.Tensor | None = None,
     ) -> TaTokDecoderOutput:
         r"""
         Reconstructs images from the leading `budgets` ids, see [`TaTokModel.decode`].
 
         Args:
-            image_codes (`torch.LongTensor` of shape `(batch, tokens)`): Sequences as `encode` gives them.
+            image_codes (`torch.LongTensor` of shape `(batch, tokens)`):
+                Sequences as `encode` gives them, all that it returned, or lists that may differ in length.
             budgets (`int`, or `(batch,)` integers, *optional*):
                 How many leading ids to use, at least all globals; unset, all before the first pad code.
 
@@ -149,14 +151,19 @@ class SequentialTaTok(nn.Module):
         return self.model.decode(global_codes, patch_codes, kept_mask)
 
     def take_apart(
-        self, image_codes: torch.LongTensor, budgets: int | Sequence[int] | torch.Tensor | None = None
+        self,
+        image_codes: torch.LongTensor | AdaTokEncoderOutput | Sequence[Sequence[int]],
+        budgets: int | Sequence[int] | torch.Tensor | None = None,
     ) -> tuple[torch.LongTensor, torch.LongTensor, torch.BoolTensor]:
         """Global codes, patch codes and kept mask of sequences; arguments and errors are those of `decode`."""
         config = self.model.config
         first, size = config.num_global_tokens, config.patch_codebook_size
-        image_codes = torch.as_tensor(image_codes, device=self.device)
+        if isinstance(image_codes, AdaTokEncoderOutput):
+            budgets = image_codes.budgets if budgets is None else budgets
+            image_codes = image_codes.image_codes
+        image_codes = pad_codes(image_codes, self.config.codebook_size, self.device)
         if (
-            image_codes.is_floating_point()
+            not is_integer(image_codes)
             or image_codes.ndim != 2
             or not first <= image_codes.shape[1] <= config.num_latent_tokens
         ):
@@ -166,12 +173,10 @@ class SequentialTaTok(nn.Module):
             )
         if budgets is None:
             budgets = (image_codes == self.config.codebook_size).int().cumsum(dim=1).eq(0).sum(dim=1)
-        budgets = torch.as_tensor(budgets, device=self.device).expand(len(image_codes))
-        if not ((budgets >= first) & (budgets <= image_codes.shape[1])).all():
-            raise ValueError(
-                f"Every budget must lie between {first}, the global tokens, which are never dropped, and the "
-                f"{image_codes.shape[1]} codes there are; got {budgets.tolist()}."
-            )
+        limits = (first, image_codes.shape[1])
+        budgets = resolve_counts(
+            "budgets, the global tokens included,", budgets, len(image_codes), limits, self.device
+        )
         inside = torch.arange(image_codes.shape[1], device=self.device) < budgets[:, None]
         inside, ids = inside[:, first:], image_codes[:, first:] - config.global_codebook_size
         bad = ids[inside & ((ids < 0) | (ids >= config.num_patches * size))]

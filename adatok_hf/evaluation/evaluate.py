@@ -309,9 +309,9 @@ class EvaluationRun:
         if "originals" in units:
             yield "originals", {"features": self.inception(seen)}
         encoded = model.encode(pixel_values.to(device), budgets=config.num_latent_tokens)
-        chosen = model.chosen_budgets(encoded).cpu()
         budgets = {
-            budget: chosen if budget == AUTO else torch.full_like(chosen, budget) for budget in self.settings.budgets
+            budget: model.chosen_budgets(encoded).cpu() if budget == AUTO else torch.full((len(seen),), budget)
+            for budget in self.settings.budgets
         }
         for budget, kept in budgets.items():
             if f"budget-{budget}" in units:

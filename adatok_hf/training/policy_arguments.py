@@ -73,6 +73,8 @@ class PolicyTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
         if not 0 < self.fidelity_weight < 1:
             raise ValueError(f"fidelity_weight must lie between 0 and 1; got {self.fidelity_weight}.")
+        if not 0 <= self.weight_floor < 0.5:
+            raise ValueError(f"weight_floor must lie between 0 and 0.5, half of all weight; got {self.weight_floor}.")
         if self.old_policy_steps < 1:
             raise ValueError(f"old_policy_steps must be at least 1; got {self.old_policy_steps}.")
         if (self.weighting == "target_mean") != (self.target_mean_budget is not None):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from ..allocation.choice import choose_columns
+from ..allocation.choice import check_mean_budget, choose_columns
 from ..allocation.grpo import entropy, group_advantages, grpo_loss, kl_divergence, reward_scale
 from ..allocation.pareto import (
     FixedWeighting,
@@ -63,8 +63,8 @@ class AdaTokPolicyTrainer(StatefulTrainer):
         kwargs: As for [`~transformers.Trainer`].
 
     Raises:
-        `ValueError`: if there are too few images, rewards that are not finite or all alike, or columns that are not
-            the policy's candidates.
+        `ValueError`: if there are too few images, rewards that are not finite or all alike, columns that are not
+            the policy's candidates, or a target mean outside of these.
 
     Source: huggingface.co/papers/2606.07185
     """
@@ -92,6 +92,8 @@ class AdaTokPolicyTrainer(StatefulTrainer):
             raise ValueError(
                 f"The deviation of the rewards needs at least {MIN_IMAGES} images; the table has {len(train_dataset)}."
             )
+        if args.target_mean_budget is not None:
+            check_mean_budget(args.target_mean_budget, train_dataset.info.budgets)
         if args.weighting == "hypervolume" and eval_dataset is None:
             raise ValueError("The hypervolume rule needs evaluation images, for it rewards points of their front.")
         super().__init__(

@@ -337,7 +337,7 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
         metrics = {f"{metric_key_prefix}_psnr_{b}": torch.cat(v).mean().item() for b, v in psnr.items()}
         metrics |= {f"{metric_key_prefix}_lpips_{b}": torch.cat(v).mean().item() for b, v in lpips.items()}
         metrics[f"{metric_key_prefix}_codebook_use"] = (used > 0).float().mean().item()
-        if self.is_world_process_zero():
+        if rows and self.is_world_process_zero():
             self._save_grid(torch.cat(rows)[: self.args.grid_images])
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -18,6 +18,7 @@ from ..hub import find_folder
 from ..metrics.perceptual import load_lpips
 from ..model_card import lasting_facts, model_card, read_license
 from ..modeling import AdaTokConfig, AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel
+from ..modeling.blocks import init_linear
 from ..modeling.modeling_adatok import AdaTokPolicy
 from .policy_arguments import ARGUMENT_CLASSES, PolicyDataArguments, PolicyTrainingArguments
 from .policy_trainer import AdaTokPolicyTrainer
@@ -47,9 +48,8 @@ def new_policy(config: AdaTokConfig, seed: int = 0) -> AdaTokPolicy:
     """A policy with random weights, nearly indifferent between the candidates."""
     set_seed(seed)
     policy = AdaTokPolicy(config)
-    torch.nn.init.xavier_uniform_(policy.fc1.weight)
-    torch.nn.init.normal_(policy.fc2.weight, std=config.initializer_range)
-    torch.nn.init.zeros_(policy.fc1.bias)
+    init_linear(policy.fc1)
+    policy.init_weights(config.initializer_range)
     torch.nn.init.zeros_(policy.fc2.bias)
     return policy
 

@@ -24,6 +24,13 @@ def test_pictures_of_any_kind_in_batches_give_codes_and_pictures(codec, pictures
     assert [row.tobytes() for row in codec.decode(codes)[:3]] == [p.tobytes() for p in processor.post_process(decoded)]
 
 
+@pytest.mark.parametrize("kind", [tuple, np.array, torch.tensor])
+def test_budgets_of_any_kind_go_with_their_pictures(codec, pictures, kind):
+    budgets = [4, 5, 16, 4, 8]
+    assert [len(row) for row in codec.encode(pictures[:5], budgets=kind(budgets))] == budgets
+    assert {len(row) for row in codec.encode(pictures[:5], budgets=np.int64(7))} == {7}
+
+
 def test_one_picture_is_a_batch_of_one(codec, pictures):
     assert codec.encode(pictures[0], budgets=4) == codec.encode([pictures[0]], budgets=4)
     assert codec.encode([], budgets=4) == [] and codec.decode([]) == []
@@ -39,6 +46,7 @@ def test_another_precision(tiny_checkpoint, pictures):
     ("call", "part"),
     [
         (lambda codec, images: codec.encode(images, budgets=[4]), "one for each of 10 images"),
+        (lambda codec, images: codec.encode(images, budgets=torch.tensor([4, 5])), "one for each of 10 images"),
         (lambda codec, images: codec.encode(["no/such.png"]), "no/such.png"),
         (lambda codec, images: codec.encode(images, budgets=99), "99"),
         (lambda codec, images: codec.decode([[]]), "got 0"),

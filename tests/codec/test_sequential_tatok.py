@@ -66,6 +66,13 @@ def test_ids_beyond_the_budget_never_influence_the_pixels(model, codes):
         assert torch.equal(model.decode(codes.masked_fill(outside, tail), budgets=BUDGETS).pixel_values, expected)
 
 
+def test_decode_takes_what_encode_returned_and_ragged_lists(model, codes, pixel_values):
+    expected = model.decode(codes, budgets=BUDGETS).pixel_values
+    encoded = model.encode(pixel_values, budgets=BUDGETS)
+    assert torch.equal(model.decode(encoded).pixel_values, expected)
+    assert torch.equal(model.decode(encoded.to_list()).pixel_values, expected)
+
+
 def test_without_a_budget_the_threshold_chooses(model, tiny_tatok, pixel_values, codes):
     encoded, expected = model.encode(pixel_values), tiny_tatok.encode(pixel_values)
     assert torch.equal(encoded.budgets, expected.num_tokens) and encoded.budgets.unique().numel() > 1
@@ -75,8 +82,10 @@ def test_without_a_budget_the_threshold_chooses(model, tiny_tatok, pixel_values,
 @pytest.mark.parametrize(
     "change, budgets, sentence",
     [
-        (lambda c: c, 3, "between 4, the global tokens"),
-        (lambda c: c, 21, r"there are; got \[21"),
+        (lambda c: c, 3, "the global tokens included, must lie between 4 and 20; got 3"),
+        (lambda c: c[:, :9], 10, "the global tokens included, must lie between 4 and 9; got 10"),
+        (lambda c: c, 4.5, "one integer or 6 of them"),
+        (lambda c: "codes", None, "integers.*got a str"),
         (lambda c: c[:, :3], None, r"\(batch, 4 to 20\); got torch.int64 of shape \(6, 3\)"),
         (lambda c: c.float(), None, "integers.*float32"),
         (lambda c: c.index_fill(1, torch.tensor([7]), 5), 20, "ids from 64 to 575; got 5"),

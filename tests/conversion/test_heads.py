@@ -43,6 +43,16 @@ def adapters(tmp_path, tiny_model) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("targets", [["qkv_proj"], ["fc1"]], ids=str)
+def test_an_adapter_on_top_is_no_part_of_the_heads(tiny_model, adapters, tmp_path, targets):
+    tiny_model.add_adapter(LoraConfig(target_modules=targets))
+    export_heads(tiny_model, tmp_path / "again", "someone/a-model")
+    for name in ("budget_0004", "budget_0016"):
+        path = f"{name}/adapter_model.safetensors"
+        assert (tmp_path / "again" / path).read_bytes() == (adapters / path).read_bytes()
+    assert import_heads(tiny_model, adapters) == [4, 8, 16]
+
+
 @pytest.fixture
 def blank_model(tiny_model) -> AdaTokModel:
     """`tiny_model` with heads that do nothing."""

@@ -28,6 +28,14 @@ def test_decode_takes_what_encode_returned(tiny_model, encoded):
     assert torch.equal(tiny_model.decode(**encoded).pixel_values, expected)
 
 
+@pytest.mark.parametrize("is_policy_trained", [False, True])
+@pytest.mark.parametrize("cost_bias", [None, 30.0])
+def test_chosen_budgets_are_those_that_encode_chooses(tiny_model, encoded, pixel_values, is_policy_trained, cost_bias):
+    tiny_model.config.is_policy_trained = is_policy_trained
+    expected = tiny_model.encode(pixel_values, cost_bias=cost_bias).budgets
+    assert torch.equal(tiny_model.chosen_budgets(encoded, cost_bias), expected)
+
+
 def test_ragged_lists_go_out_and_come_back(tiny_model, encoded):
     lists = encoded.to_list()
     assert [len(codes) for codes in lists] == [4, 16, 9]

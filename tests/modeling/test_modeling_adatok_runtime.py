@@ -256,7 +256,7 @@ def test_compiled_verbs_refuse_integers_out_of_range(tiny_model, pixel_values, b
     codes = tiny_model.encode(pixel_values, budgets=16).image_codes
     torch.compiler.reset()
     for verb, first in ((tiny_model.encode, pixel_values), (tiny_model.decode, codes)):
-        with pytest.raises(ValueError, match="Every budget must lie between 1 and 16"):
+        with pytest.raises(ValueError, match="budgets must lie between 1 and 16"):
             torch.compile(verb, backend="aot_eager")(first, budgets=budgets)
     torch.compiler.reset()
 
@@ -301,6 +301,14 @@ def test_a_misspelt_keyword_is_a_type_error(tiny_model, pixel_values):
     for verb, first in ((tiny_model.encode, pixel_values), (tiny_model, pixel_values), (tiny_model.decode, codes)):
         with pytest.raises(TypeError, match="no keyword 'budget'"):
             verb(first, budget=4)
+
+
+@torch.no_grad()
+def test_verbs_that_record_nothing_refuse_to(tiny_model, pixel_values):
+    codes = tiny_model.encode(pixel_values, budgets=16, output_attentions=False).image_codes
+    for verb, first in ((tiny_model.encode, pixel_values), (tiny_model.decode, codes)):
+        with pytest.raises(TypeError, match=r"model\(pixel_values, output_hidden_states=True\) does"):
+            verb(first, output_hidden_states=True)
 
 
 @torch.no_grad()

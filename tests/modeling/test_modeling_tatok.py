@@ -355,6 +355,15 @@ def test_compiled_verbs_equal_eager_and_never_recompile(tiny_tatok, pixel_values
         torch.testing.assert_close(pixels, tiny_tatok.decode(eager).pixel_values, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("num_tokens", [3, 21, [4, 4, 4, 4, 4, 0]])
+@torch.no_grad()
+def test_a_compiled_encode_refuses_integers_out_of_range(tiny_tatok, pixel_values, num_tokens):
+    torch.compiler.reset()
+    with pytest.raises(ValueError, match="must lie between 4 and 20"):
+        torch.compile(tiny_tatok.encode, backend="aot_eager")(pixel_values, num_tokens=num_tokens)
+    torch.compiler.reset()
+
+
 @torch.no_grad()
 def test_hidden_states_are_those_of_the_encoder(tiny_tatok, pixel_values):
     output = tiny_tatok(pixel_values, num_tokens=TOKENS, output_hidden_states=True)
@@ -369,8 +378,9 @@ def test_hidden_states_are_those_of_the_encoder(tiny_tatok, pixel_values):
         ({"threshold": float("nan")}, "got nan"),
         ({"threshold": -1.0, "threshold_rule": "absolute"}, "from 0; got -1.0"),
         ({"threshold": 0.5, "threshold_rule": "both"}, "relative or absolute; got 'both'"),
+        ({"num_tokens": 8, "threshold_rule": "both"}, "relative or absolute; got 'both'"),
         ({"threshold_rule": "absolute"}, "needs a threshold of its own"),
-        ({"num_tokens": 3}, r"between 4, the global tokens, which are never dropped, and 20; got \[?3"),
+        ({"num_tokens": 3}, r"the global ones included, must lie between 4 and 20; got \[?3"),
         ({"num_tokens": 21}, r"between 4.* and 20; got \[?21"),
         ({"num_tokens": [4, 4, 4, 4, 4, 0]}, r"got \[4, 4, 4, 4, 4, 0\]"),
         ({"num_tokens": [5, 6]}, "one integer or 6 of them"),
@@ -423,6 +433,14 @@ def test_bad_codes_are_a_value_error(tiny_tatok, encoded, change, sentence):
     given = {"global_codes": encoded.global_codes, "patch_codes": encoded.patch_codes, "kept_mask": encoded.kept_mask}
     with pytest.raises(ValueError, match=sentence):
         tiny_tatok.decode(**{**given, **change(encoded)})
+
+
+@pytest.mark.parametrize("global_mask", [torch.ones(6), torch.ones(5, dtype=torch.bool), [True] * 6], ids=str)
+@torch.no_grad()
+def test_a_bad_mask_of_globals_is_a_value_error_in_both_verbs(tiny_tatok, pixel_values, encoded, global_mask):
+    for verb, first in ((tiny_tatok, pixel_values), (tiny_tatok.decode, encoded)):
+        with pytest.raises(ValueError, match="global_mask must"):
+            verb(first, global_mask=global_mask)
 
 
 @torch.no_grad()

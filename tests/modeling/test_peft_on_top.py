@@ -119,6 +119,46 @@ def test_a_model_with_an_adapter_takes_its_state_back(tiny_model, lora):
     assert torch.equal(pixels(model), expected)
 
 
+def trainable_names(model) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("budgets", [[4, 8, 16] * 4, [16, 8, 4] * 4], ids=["rising", "falling"])
+@torch.no_grad()
+def test_adapters_named_for_each_image_serve_it_whatever_its_budget(tiny_model, budgets):
+    lora = LoraConfig(target_modules=["fc1", "qkv_proj"])
+    model = get_peft_model(tiny_model, lora, adapter_name="one")
+    model.add_adapter("two", lora)
+    for name, parameter in model.named_parameters():
+        if ".one." in name or ".two." in name:
+            parameter.normal_(std=0.1)
+    images = torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    names = ["one", "two", "__base__"] * 2 + ["two"] * 6
+    mixed = model.eval()(images, budgets=budgets, adapter_names=names).pixel_values
+    for name in ("one", "two"):
+        model.set_adapter(name)
+        rows = torch.tensor([each == name for each in names])
+        torch.testing.assert_close(mixed[rows], model(images, budgets=budgets).pixel_values[rows])
+
+
+@pytest.mark.parametrize("targets", [["fc1", "qkv_proj"], ["fc2"]], ids=str)
+def test_no_head_trains_in_place_of_an_adapter_that_was_deleted(tiny_model, targets):
+    lora = LoraConfig(target_modules=targets)
+    model = get_peft_model(tiny_model, lora, adapter_name="one")
+    model.add_adapter("two", lora)
+    expected = {name.replace(".one.", ".two.") for name in trainable_names(model)}
+    model.delete_adapter("one")
+    assert trainable_names(model) == expected and model.active_adapters == ["two"]
+    model.delete_adapter("two")
+    assert not trainable_names(model)
+
+
+def test_loading_an_adapter_reports_nothing_amiss(tmp_path, tiny_model, lora):
+    blank = copy.deepcopy(tiny_model)
+    get_peft_model(tiny_model, lora).save_pretrained(tmp_path)
+    assert not blank.load_adapter(str(tmp_path)).missing_keys
+
+
 @pytest.mark.parametrize("bias, ending", [("all", ".bias"), ("lora_only", ".base_layer.bias")])
 def test_biases_train_where_the_adapter_says_so(tiny_model, bias, ending):
     model = get_peft_model(tiny_model, LoraConfig(target_modules=["qkv_proj"], bias=bias))

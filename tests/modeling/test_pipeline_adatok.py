@@ -110,6 +110,15 @@ def test_pixel_values_and_tuples_on_request(pipe):
     assert images.shape == (4, 3, 32, 32) and len(budgets) == len(codes) == 4
 
 
+def test_offloading_spares_the_tokenizer_and_changes_no_image(pipe):
+    expected = pipe(LABELS, generator=seeds(4), output_type="pt")
+    pipe.enable_model_cpu_offload(device="cpu")
+    assert hasattr(pipe.transformer, "_hf_hook") and not hasattr(pipe.image_tokenizer, "_hf_hook")
+    for _ in range(2):
+        output = pipe(LABELS, generator=seeds(4), output_type="pt")
+        assert torch.equal(output.images, expected.images)
+
+
 def test_the_batch_size_changes_no_image(pipe):
     one, many = (pipe(LABELS, generator=seeds(4), batch_size=size, output_type="pt") for size in (1, 64))
     assert torch.equal(one.image_codes, many.image_codes)

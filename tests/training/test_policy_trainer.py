@@ -240,6 +240,7 @@ def test_table_with_other_features(make_table, tiny_config, arguments):
         ({"scale_rewards": "batch"}, "dataset, group, none; got 'batch'"),
         ({"weighting": "best"}, "got 'best'"),
         ({"fidelity_weight": 1.0}, "between 0 and 1; got 1.0"),
+        ({"weight_floor": 0.5}, "between 0 and 0.5, half of all weight; got 0.5"),
         ({"old_policy_steps": 0}, "at least 1; got 0"),
         ({"weighting": "target_mean"}, "target_mean_budget"),
         ({"target_mean_budget": 8.0}, "target_mean_budget"),
@@ -253,6 +254,12 @@ def test_impossible_arguments(arguments, overrides, reason):
 def test_a_word_of_trl_for_something_else_is_no_argument(arguments):
     with pytest.raises(TypeError, match="num_iterations"):
         arguments(num_iterations=2)
+
+
+def test_a_target_mean_beyond_the_candidates(make_table, tiny_config, arguments):
+    args = arguments(weighting="target_mean", target_mean_budget=40.0)
+    with pytest.raises(ValueError, match="between 4 and 16; got 40.0"):
+        AdaTokPolicyTrainer(new_policy(tiny_config), args, train_dataset=make_table())
 
 
 def test_hypervolume_without_evaluation_images(make_table, tiny_config, arguments):

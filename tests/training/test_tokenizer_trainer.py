@@ -146,6 +146,11 @@ def test_metrics_at_every_candidate_budget_are_logged(make_trainer, weights_dir)
     assert all(names | {"eval_codebook_use"} <= entry.keys() for entry in entries)
 
 
+def test_without_pictures_for_the_grid_there_is_none(make_trainer, tmp_path):
+    trainer = make_trainer(grid_images=0)
+    assert "eval_psnr_4" in trainer.evaluate() and not list(tmp_path.rglob("*.png"))
+
+
 def test_metrics_are_those_of_the_averaged_weights(make_trainer, pictures, processor):
     trainer = make_trainer()
     trainer.train()
