@@ -98,12 +98,19 @@ def test_a_claim_holds_where_the_whole_interval_has_its_sign(figures, interval, 
 
 
 def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
-    rows = [{"budget": budget, "lpips": 0.4 - budget / 100, "rfid": 100 - budget} for budget in (8, 16, 32)]
-    rows.append({"budget": "auto", "lpips": 0.2, "rfid": 75.0, "mean_budget": 15.2})
-    weighting = [{"arm": "gradient", "distance_to_sweep": 0.01}, {"arm": "fixed 0.5", "distance_to_sweep": 0.0}]
+    rows = [{"budget": b, "lpips": 0.4 - b / 100, "rfid": 100 - b, "kid": 0.1 - b / 1000} for b in (8, 16, 32)]
+    rows.append({"budget": "auto", "lpips": 0.2, "rfid": 75.0, "kid": 0.085, "mean_budget": 15.2})
+    weighting = [
+        {"arm": "gradient", "distance_to_nearest": 0.01, "nearest_ci": [0.008, 0.012]},
+        {"arm": "gradient from 0.25", "distance_to_nearest": -0.01, "nearest_ci": [-0.012, -0.008]},
+        {"arm": "fixed 0.5"},
+    ]
     uniform = {"arm": "uniform", "difference": 0.002, "ci": [0.001, 0.003]}
     weighting[0] |= {"top_share": 0.95, "entropy": 0.2, "largest_entropy": 2.1}
-    by_size, worse, alike = ({"difference": d, "ci": [d - 0.001, d + 0.001]} for d in (-0.002, 0.002, 0.0))
+    by_size, worse, alike = (
+        {"difference": d, "ci": [d - 0.001, d + 0.001], "by_seed": [d - 0.001, d + 0.001]}
+        for d in (-0.002, 0.002, 0.0)
+    )
     views = [{"sees": "file size"} | worse, {"sees": "patch states"} | alike, {"sees": "latent states"} | worse]
     candidates = [{"candidates": 4} | worse, {"candidates": 8} | alike]
     study = {
@@ -122,6 +129,10 @@ def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
     views.append({"sees": "gradient energy"} | alike)
     verdicts |= {claim: verdict for claim, _, verdict in claims_of(rows, study)}
     assert len(verdicts) == 11 and verdicts["And more than the energy of gradients"] == "cannot be decided"
+    views[0]["by_seed"] = [-0.001, 0.005]
+    assert ("And sees more than that size", "cannot be decided") in [
+        (claim, verdict) for claim, _, verdict in claims_of(rows, study)
+    ]
     rows[1]["lpips"] = 0.5
     rows[-1]["rfid"] = 90.0
     assert [verdict for *_, verdict in figures.claims.of_the_checkpoint(rows)] == ["does not hold"] * 2
@@ -150,15 +161,25 @@ def test_claims_about_trainings_need_every_seed(figures, by_seed, verdict):
     assert f"{mean:+.4f}" in measured[0][1]
 
 
-@pytest.mark.parametrize("tatok, adatok, verdict", [(0.30, 0.32, "holds"), (0.34, 0.32, "does not hold")])
-def test_claims_about_tatok_follow_from_its_figures(figures, tatok, adatok, verdict):
+@pytest.mark.parametrize(
+    "tatok, adatok, more, verdict",
+    [
+        (0.30, 0.32, 0.23, "holds, in one training"),
+        (0.34, 0.32, 0.27, "does not hold, in one training"),
+        (0.30, 0.32, 0.25, "cannot be decided"),
+    ],
+)
+def test_claims_about_tatok_follow_from_its_figures(figures, tatok, adatok, more, verdict):
     arms = {
         "DTF, prior": (0.3, None),
         "random": (0.35, "DTF, prior"),
         "pixel variance": (0.35, "DTF, prior"),
         "globals hidden, as many patches in their place": (0.35, "DTF, prior"),
         "AdaTok, 16 codes": (adatok, None),
+        "AdaTok, 24 codes": (0.25, None),
         "TaTok, 14 tokens": (tatok, "AdaTok, 16 codes"),
+        "TaTok, 22 tokens": (more, "AdaTok, 24 codes"),
+        "TaTok, 72 tokens": (0.2, None),
     }
     rows = [{"arm": arm, "lpips": lpips, "against": against} for arm, (lpips, against) in arms.items()]
     for row in rows:
@@ -168,7 +189,7 @@ def test_claims_about_tatok_follow_from_its_figures(figures, tatok, adatok, verd
     study = {"rows": rows, "tokens": 14, "adatok": "outputs/twin"}
     *others, (_, measured, found) = figures.claims.of_tatok(study)
     assert [each for *_, each in others] == ["holds"] * 3
-    assert found == verdict and f"that of twin {tatok - adatok:+.4f}" in measured
+    assert found == verdict and f"that of twin {tatok - adatok:+.4f}" in measured and "at 22 tokens" in measured
 
 
 @pytest.mark.parametrize("speed, verdict", [(8.6, "holds"), (2.0, "does not hold")])
@@ -178,17 +199,26 @@ def test_the_claim_about_tatoks_speed_follows_from_its_figures(figures, speed, v
     assert found == verdict
 
 
-@pytest.mark.parametrize("gfid, verdict", [(101.9, "holds"), (103.0, "does not hold")])
-def test_the_claim_about_generated_images_follows_from_every_guidance(figures, gfid, verdict):
-    def report(budget: float, *gfids: float) -> dict:
+@pytest.mark.parametrize(
+    "gfid, kid, verdict",
+    [
+        (101.9, 0.0501, "holds"),
+        (103.0, 0.0501, "cannot be decided"),
+        (101.9, 0.06, "cannot be decided"),
+        (103.0, 0.06, "does not hold"),
+    ],
+)
+def test_the_claim_about_generated_images_follows_from_every_guidance_and_both_measures(figures, gfid, kid, verdict):
+    def report(budget: float, *gfids: float, kid: float = 0.05) -> dict:
         scales = (None, 1.0, 2.5)
         return {
             "rows": [
-                {"guidance_scale": scale, "gfid": value, "mean_budget": budget} for scale, value in zip(scales, gfids)
+                {"guidance_scale": scale, "gfid": value, "kid": kid, "mean_budget": budget}
+                for scale, value in zip(scales, gfids)
             ]
         }
 
-    reports = {"adaptive": report(25.7, 200.0, 100.0, gfid), "fixed": report(64, 90.0, 110.0, 100.0)}
+    reports = {"adaptive": report(25.7, 200.0, 100.0, gfid, kid=kid), "fixed": report(64, 90.0, 110.0, 100.0)}
     ((_, measured, found),) = figures.claims.of_generated_images(reports)
     assert found == verdict and f"{gfid} at 25.7 codes, 100.0 at 64, with guidance 2.5" in measured
 

@@ -118,6 +118,31 @@ def calibrate_threshold(
     return (low + high) / 2
 
 
+def widest_shares(budgets: Sequence[int], mean_budget: float) -> torch.DoubleTensor:
+    """
+    Of all distributions over candidate budgets with a wanted mean the one of largest entropy, `(candidates,)`; a
+    `ValueError` for a mean outside of them.
+
+    Example:
+
+    ```python
+    >>> from adatok_hf.allocation.choice import widest_shares
+
+    >>> widest_shares([4, 8, 12, 16], mean_budget=10)
+    tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)
+
+    ```"""
+    check_mean_budget(mean_budget, budgets)
+    budgets = torch.tensor(budgets).double()
+
+    def shares(tilt: float) -> torch.DoubleTensor:
+        return (tilt * budgets / budgets[-1]).softmax(dim=0)
+
+    # Of the exponent per share of N: there the mean is the smallest and the largest budget.
+    low, high = _bisect(lambda tilt: shares(tilt) @ budgets < mean_budget, -1e4, 1e4)
+    return shares((low + high) / 2)
+
+
 def check_mean_budget(mean_budget: float, budgets: Sequence[int]):
     """Raises `ValueError` for a mean outside the candidate budgets, which no bias can give."""
     if not budgets[0] <= mean_budget <= budgets[-1]:
@@ -132,4 +157,4 @@ def _bisect(is_below: Callable[[float], bool], low: float, high: float) -> tuple
     return low, high
 
 
-__all__ = ["calibrate_cost_bias", "calibrate_threshold", "check_mean_budget", "choose_columns"]
+__all__ = ["calibrate_cost_bias", "calibrate_threshold", "check_mean_budget", "choose_columns", "widest_shares"]

@@ -174,7 +174,11 @@ def weighting_ablation(
 def _differences(arms: dict[str, Arm], reference: Arm, resamples: int) -> dict[str, dict]:
     samples = resampled_means({name: arm.lpips - reference.lpips for name, arm in arms.items()}, resamples)
     return {
-        name: {"difference": float((arm.lpips - reference.lpips).mean()), "ci": interval(samples[name])}
+        name: {
+            "difference": float((arm.lpips - reference.lpips).mean()),
+            "ci": interval(samples[name]),
+            "by_seed": [one - other for one, other in zip(arm.lpips_of_seeds, reference.lpips_of_seeds)],
+        }
         for name, arm in arms.items()
     }
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn.functional import one_hot
 
-from ..allocation.choice import choose_columns
+from ..allocation.choice import choose_columns, widest_shares
 from ..allocation.reward_table import RewardTable
 from . import controls
 
@@ -131,7 +131,7 @@ def equal_mean_arms(
         | {
             "uniform": held_out.uniform(mean_budget),
             "shuffled": held_out.lottery(*shares),
-            "random": held_out.lottery(controls.random(budgets, mean_budget)),
+            "random": held_out.lottery(widest_shares(budgets, mean_budget)),
             "by WebP size": held_out.choices(*(controls.by_size(c, sizes) for c in columns)),
             "by WebP size, reversed": held_out.choices(*(controls.by_size(c, sizes, reverse=True) for c in columns)),
             "time-sharing hull": held_out.time_sharing(mean_budget),

@@ -11,6 +11,7 @@ from ..allocation.choice import calibrate_cost_bias, check_mean_budget, choose_c
 from ..allocation.reward_table import RewardTable
 from ..modeling import AdaTokConfig
 from ..modeling.modeling_adatok import AdaTokPolicy
+from ..training.train_policy import is_set_aside
 
 
 MEAN_TOLERANCE = 0.05  # codes
@@ -75,38 +76,6 @@ def time_sharing(budgets: Sequence[int] | torch.Tensor, loss: torch.Tensor, mean
     return weights
 
 
-def random(budgets: Sequence[int] | torch.Tensor, mean_budget: float) -> torch.Tensor:
-    """
-    The distribution of largest entropy over the candidates that has a wanted mean, drawn anew for every image.
-
-    Args:
-        budgets (`Sequence[int]`, or a tensor of shape `(candidates,)`): Ascending.
-        mean_budget (`float`): In codes.
-
-    Returns:
-        `torch.DoubleTensor` of shape `(candidates,)`: probabilities.
-
-    Raises:
-        `ValueError`: if the mean lies outside the budgets.
-
-    Example:
-
-    ```python
-    >>> from adatok_hf.study.controls import random
-
-    >>> random([4, 8, 12, 16], mean_budget=10)
-    tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)
-
-    ```"""
-    budgets = _checked(budgets, mean_budget)
-    low, high = -1e4, 1e4  # of the exponent per share of N: there the mean is the smallest and the largest budget
-    for _ in range(100):
-        middle = (low + high) / 2
-        weights = (middle * budgets / budgets[-1]).softmax(dim=0)
-        low, high = (middle, high) if weights @ budgets < mean_budget else (low, middle)
-    return weights
-
-
 def choose(scores: torch.Tensor, budgets: Sequence[int] | torch.Tensor, mean_budget: float) -> torch.Tensor:
     """
     Each image's best candidate under the cost bias that gives a wanted mean. The bias is found from the scores of
@@ -166,7 +135,7 @@ def predict_fidelity(
     fidelity = table.fidelity(mse_weight)[:, table.columns(config.budgets)]
     target = fidelity - fidelity.mean(dim=1, keepdim=True)
     target = target / target.square().mean().sqrt().clamp(min=1e-8)
-    is_held_out = torch.arange(len(table)) % 10 == 9
+    is_held_out = is_set_aside(len(table))
     rows, held_out = (~is_held_out).nonzero()[:, 0], is_held_out.nonzero()[:, 0]
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -201,4 +170,4 @@ def _slope(budgets: torch.Tensor, loss: torch.Tensor, first: int, second: int) -
     return ((loss[second] - loss[first]) / (budgets[second] - budgets[first])).item()
 
 
-__all__ = ["by_size", "choose", "predict_fidelity", "random", "time_sharing", "uniform"]
+__all__ = ["by_size", "choose", "predict_fidelity", "time_sharing", "uniform"]

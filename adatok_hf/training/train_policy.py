@@ -54,9 +54,14 @@ def new_policy(config: AdaTokConfig, seed: int = 0) -> AdaTokPolicy:
     return policy
 
 
+def is_set_aside(count: int) -> torch.BoolTensor:
+    """Which of so many training images evaluation gets: every tenth."""
+    return torch.arange(count) % 10 == 9
+
+
 def set_aside(table: RewardTable) -> tuple[RewardTable, RewardTable]:
-    """Takes every tenth image away for evaluation: the table without them, and theirs."""
-    is_aside = torch.arange(len(table)) % 10 == 9
+    """A table without the images that are set aside, and theirs."""
+    is_aside = is_set_aside(len(table))
     return table.select(~is_aside), table.select(is_aside)
 
 

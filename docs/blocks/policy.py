@@ -64,9 +64,10 @@ def weighting(study: dict) -> str:
     ends = ", ".join(f"{arms[arm]['weight_fidelity']:.2f} from {start}" for arm, start in starts.items())
     behind = ", ".join(f"{arms[arm]['distance_to_sweep']:.4f}" for arm in starts)
     fixed = sum(arm.startswith("fixed") for arm in arms)
+    means = sorted(mean for arm in starts for mean in arms[arm]["mean_budget_of_seeds"])
     return (
         f"Dynamic Pareto Weighting ends at fidelity weights of {ends}, by {behind} LPIPS behind the front of a sweep "
-        f"of {fixed} fixed weights."
+        f"of {fixed} fixed weights; without a cost bias it spends {means[0]:.1f} to {means[-1]:.1f} codes, by seed."
     )
 
 

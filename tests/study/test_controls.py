@@ -3,6 +3,7 @@ import pytest
 import torch
 from study_tables import BUDGETS, CANDIDATES, make_config, make_table
 
+from adatok_hf.allocation.choice import widest_shares
 from adatok_hf.study import controls
 from adatok_hf.study.arms import HeldOut, equal_mean_arms
 from adatok_hf.study.statistics import distance_to_front, front, interval, rank_correlation, resampled_means
@@ -14,7 +15,7 @@ def test_lotteries_for_all_images_have_exactly_the_wanted_mean(mean_budget):
     loss = make_table(50, 0).lpips.mean(dim=0)
     for weights in (
         controls.uniform(BUDGETS, mean_budget),
-        controls.random(BUDGETS, mean_budget),
+        widest_shares(BUDGETS, mean_budget),
         controls.time_sharing(BUDGETS, loss, mean_budget),
     ):
         assert weights.min() >= 0
@@ -32,14 +33,14 @@ def test_a_single_candidate_is_what_every_control_chooses():
     for weights in (
         controls.uniform(budgets, 16),
         controls.time_sharing(budgets, torch.tensor([0.5]), 16),
-        controls.random(budgets, 16),
+        widest_shares([16], 16),
     ):
         assert weights.tolist() == [1.0]
     assert controls.choose(scores, budgets, 16).tolist() == [0, 0]
 
 
-def test_random_has_the_largest_entropy_of_its_mean():
-    weights = controls.random(CANDIDATES, 7)
+def test_the_widest_shares_have_the_largest_entropy_of_their_mean():
+    weights = widest_shares(CANDIDATES, 7)
     best = torch.special.entr(weights).sum()
     for direction in ([1.0, -2.0, 1.0, 0.0], [0.0, 1.0, -2.0, 1.0]):  # what keeps sum and mean
         for sign in (1, -1):
@@ -54,7 +55,7 @@ def test_time_sharing_leaves_out_budgets_above_the_hull():
     assert weights @ loss.double() < controls.uniform(CANDIDATES, 8) @ loss.double()
 
 
-@pytest.mark.parametrize("control", [controls.uniform, controls.random])
+@pytest.mark.parametrize("control", [controls.uniform, widest_shares])
 @pytest.mark.parametrize("mean_budget", [3.9, 16.1])
 def test_a_mean_outside_the_budgets_is_refused(control, mean_budget):
     with pytest.raises(ValueError, match=f"between 4 and 16.*got {mean_budget}"):
