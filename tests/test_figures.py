@@ -107,10 +107,8 @@ def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
     ]
     uniform = {"arm": "uniform", "difference": 0.002, "ci": [0.001, 0.003]}
     weighting[0] |= {"top_share": 0.95, "entropy": 0.2, "largest_entropy": 2.1}
-    by_size, worse, alike = (
-        {"difference": d, "ci": [d - 0.001, d + 0.001], "by_seed": [d - 0.001, d + 0.001]}
-        for d in (-0.002, 0.002, 0.0)
-    )
+    bounds = {d: [d - 0.001, d + 0.001] for d in (-0.002, 0.002, 0.0)}
+    by_size, worse, alike = ({"difference": d, "ci": ci, "by_seed": list(ci)} for d, ci in bounds.items())
     views = [{"sees": "file size"} | worse, {"sees": "patch states"} | alike, {"sees": "latent states"} | worse]
     candidates = [{"candidates": 4} | worse, {"candidates": 8} | alike]
     study = {
