@@ -73,7 +73,7 @@ def _decode(source: Path | BinaryIO, name: str) -> Image.Image:
     return image
 
 
-def find_images(paths: Iterable[str | Path]) -> list[Path]:
+def find_images(paths: Iterable[str | Path], without: str | Path | None = None) -> list[Path]:
     """
     Expands folders to the image files in them.
 
@@ -81,6 +81,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         paths (iterable of `str` or `Path`):
             Files, which are kept whatever their suffix, and folders, which are searched with their subfolders for the
             suffixes of images. What killed runs of this package left behind is passed over.
+        without (`str` or `Path`, *optional*): A folder that is not searched, where it lies inside of another.
 
     Returns:
         `list[Path]`: in the order given, each folder's files sorted, none twice.
@@ -93,6 +94,8 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             files = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             images = sorted(file for file in files if not any(map(is_temporary, file.relative_to(path).parts)))
+            if without is not None and path.resolve() in Path(without).resolve().parents:
+                images = [file for file in images if Path(without).resolve() not in file.resolve().parents]
             if not images:
                 raise ImageFileError(f"The folder {path} has no image files.")
             found.extend(images)

@@ -24,6 +24,7 @@ except ImportError:  # Windows
     fcntl = None
 
 PREFIX = ".adatok-"
+TEMPORARY = re.compile(rf"{re.escape(PREFIX)}(?P<machine>[0-9a-f]{{8}})-(?P<pid>\d+)-[0-9a-f]{{32}}(\..*)?")
 STALE_SECONDS = 24 * 3600
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -35,17 +36,18 @@ def temporary_beside(path: Path) -> Path:
 
 def is_temporary(name: str) -> bool:
     """Whether a file or folder of that name is what a run writes aside, or left there when it was killed."""
-    return name.startswith(PREFIX)
+    return TEMPORARY.fullmatch(name) is not None
 
 
 def remove_left_overs(folder: str | Path):
     """Removes what killed runs have left in a folder: of processes of this machine that are gone, or a day old."""
     for path in Path(folder).glob(f"{PREFIX}*"):
-        machine, _, rest = path.name.removeprefix(PREFIX).partition("-")
-        pid = rest.partition("-")[0]
+        name = TEMPORARY.fullmatch(path.name)
+        if name is None:
+            continue
         try:
             is_old = time.time() - path.lstat().st_mtime > STALE_SECONDS
-            if is_old or (machine == _machine() and pid.isdecimal() and not _is_alive(int(pid))):
+            if is_old or (name["machine"] == _machine() and not _is_alive(int(name["pid"]))):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         except OSError:  # another process was faster, or it belongs to somebody else
             continue

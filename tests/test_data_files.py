@@ -109,6 +109,15 @@ def test_find_images_expands_folders_sorted_and_keeps_files(photo, tmp_path):
     assert found == [photo, folder / "a.webp", folder / "b.JPG", folder / "inner" / "c.png", odd]
 
 
+def test_find_images_leaves_out_a_folder_inside_but_not_around(photo, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for path in (tmp_path / "a.png", out / "grid.png"):
+        path.touch()
+    assert find_images([tmp_path], without=out) == [tmp_path / "a.png", photo]
+    assert find_images([out], without=tmp_path) == find_images([out], without=out) == [out / "grid.png"]
+
+
 def test_find_images_refuses_a_folder_without_images(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ImageFileError, match=f"{tmp_path} has no image files"):

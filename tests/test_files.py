@@ -69,13 +69,22 @@ def test_what_a_killed_run_leaves_is_no_picture_and_goes_away(tmp_path, pictures
 def test_what_a_living_run_writes_stays_unless_it_is_a_day_old(tmp_path):
     with whole_file(tmp_path / "a.txt") as path:
         path.write_text("on the way")
-        foreign = tmp_path / ".adatok-another-1-x"
+        foreign = tmp_path / f".adatok-{'0' * 8}-1-{'0' * 32}.txt"
         foreign.touch()
         remove_left_overs(tmp_path)
         assert path.exists() and foreign.exists()
         os.utime(foreign, (time.time() - 2 * 86400,) * 2)
         remove_left_overs(tmp_path)
         assert path.exists() and not foreign.exists()
+
+
+def test_what_only_begins_like_a_left_over_is_somebodys_own(tmp_path, pictures):
+    for name in (".adatok-notes", ".adatok-12345678-1-abc"):
+        (tmp_path / name).mkdir()
+        pictures[0].save(tmp_path / name / "mine.png")
+        os.utime(tmp_path / name, (time.time() - 2 * 86400,) * 2)
+    remove_left_overs(tmp_path)
+    assert len(find_images([tmp_path])) == 2
 
 
 def fail(path):

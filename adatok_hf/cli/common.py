@@ -76,7 +76,7 @@ def load_lpips(weights_dir: Path | None, download: bool, device):
     """Loads the LPIPS network; where it is not at hand and nobody asked for it, `None` and the reason."""
     from ..metrics.perceptual import has_lpips, load_lpips
 
-    if download or has_lpips("alex", weights_dir):
+    if download or weights_dir is not None or has_lpips():
         return load_lpips("alex", weights_dir).to(device), None
     return None, "its network is not on this machine; name its folder by --weights-dir, or download it by --lpips."
 

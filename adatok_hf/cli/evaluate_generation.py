@@ -62,6 +62,7 @@ def evaluate_generation(
     from ..data import load_image_dataset
     from ..evaluation.generation import GenerationSettings, format_table
     from ..evaluation.generation import evaluate_generation as evaluate
+    from ..evaluation.reference import describe_evaluator
     from ..generation.load_pipeline import load_pipeline
     from ..metrics.inception import load_inception
 
@@ -83,7 +84,9 @@ def evaluate_generation(
     pipe = load_pipeline(generator, model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     images = load_image_dataset(data, split, max_images)
     facts = {"generator": generator, "data": data, "split": split, "command": shlex.join(["adatok", *context.obj])}
-    report = evaluate(pipe, images, out, settings, load_inception(weights_dir), facts=facts, warn=say)
+    inception = load_inception(weights_dir)
+    weights = describe_evaluator(weights_dir)
+    report = evaluate(pipe, images, out, settings, inception, weights=weights, facts=facts, warn=say)
     typer.echo(format_table(report))
     typer.echo(json.dumps({name: report[name] for name in ("num_images", "real_class_accuracy", "rows")}))
     if report["skipped_images"]:

@@ -8,7 +8,12 @@ import typer
 
 
 ImagesArgument = Annotated[
-    list[Path], typer.Argument(metavar="IMG", help="Pictures, or folders with pictures.", show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="IMG",
+        help="Pictures, folders with pictures, parquet or tar files, or such at addresses.",
+        show_default=False,
+    ),
 ]
 ModelOption = Annotated[
     str | None,

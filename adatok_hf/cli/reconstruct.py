@@ -50,7 +50,7 @@ def reconstruct(
         raise ValueError(f"auto stands alone in --budgets; got {budgets!r}.")
     forced = None if chosen == [AUTO] else chosen
     lpips, reason = load_lpips(weights_dir, lpips, network.device)
-    batches = ImageBatches(images, processor, say)
+    batches = ImageBatches(images, processor, say, out=out)
     results, rows = [], []
     for names, _, pixel_values in batches:
         originals = processor.post_process(pixel_values)

@@ -19,13 +19,14 @@ class ImageBatches:
     Reads pictures in batches; what cannot be read is reported and skipped.
 
     Args:
-        paths (`list[Path]`):
-            Pictures, folders with pictures, parquet files, or with `split` whatever
-            [`~adatok_hf.data.load_image_dataset`] takes.
+        paths (`list[str | Path]`):
+            Pictures, folders with pictures, parquet or tar files and globs and addresses of them, or with `split`
+            whatever [`~adatok_hf.data.load_image_dataset`] takes.
         processor ([`AdaTokImageProcessor`]): Makes the pixel values.
         say (`Callable`): Takes a sentence about each picture that is skipped.
         batch_size (`int`, *optional*, defaults to 32): Pictures in a batch.
         split (`str`, *optional*): Split of datasets, which all paths then are.
+        out (`str` or `Path`, *optional*): Folder that the results go into: pictures in it are no input.
 
     Yields names, sizes as `(height, width)`, and pixel values `(batch, 3, image_size, image_size)` in [-1, 1]. A name
     is the path below the folder given, or the table's and the number of the row.
@@ -36,38 +37,39 @@ class ImageBatches:
 
     def __init__(
         self,
-        paths: list[Path],
+        paths: list[str | Path],
         processor,
         say: Callable[[str], object],
         batch_size: int = BATCH_SIZE,
         split: str | None = None,
+        out: str | Path | None = None,
     ):
         self.processor, self.say, self.batch_size = processor, say, batch_size
         # What is given twice counts once: the name to report and how to read it, by file or by table and row.
-        self.pictures: dict[Path | tuple[Path, int], tuple[str, Callable[[], Image.Image]]] = {}
+        self.pictures: dict[Path | tuple[str, int], tuple[str, Callable[[], Image.Image]]] = {}
         self.skipped_files = self.skipped_paths = 0
         for path in paths:
             try:
-                if split is not None or path.suffix == ".parquet" or "*" in path.name:
-                    self._add_table(path, split)
+                if split is not None or is_table(str(path)):
+                    self._add_table(str(path), split)
                 else:
-                    self._add_files(path)
+                    self._add_files(Path(path), out)
             except ValueError as error:
                 if len(paths) == 1:
                     raise
                 self.skipped_paths += 1
                 self.say(f"skipped {error}")
 
-    def _add_files(self, path: Path):
-        for file in find_images([path]):
+    def _add_files(self, path: Path, out: str | Path | None):
+        for file in find_images([path], without=out):
             name = path.name if file == path else file.relative_to(path).as_posix()
             # A name of another encoding is no text, which the files of codes hold.
             name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
             self.pictures.setdefault(file, (name, partial(load_image, file)))
 
-    def _add_table(self, path: Path, split: str | None):
-        images = load_image_dataset(str(path), split or "train")
-        stem = path.stem if "*" not in path.name else "table"
+    def _add_table(self, path: str, split: str | None):
+        images = load_image_dataset(path, split or "train")
+        stem = Path(path).stem if "*" not in path else "table"
         for row in range(len(images)):
             self.pictures.setdefault((path, row), (f"{stem}/{row:06d}", partial(_read_row, images, row)))
 
@@ -92,7 +94,7 @@ class ImageBatches:
             raise ValueError(f"None of the {len(self.pictures) + self.skipped_paths} pictures could be read.")
 
     def _prepare(
-        self, key: Path | tuple[Path, int], read: Callable[[], Image.Image]
+        self, key: Path | tuple[str, int], read: Callable[[], Image.Image]
     ) -> tuple[tuple[int, int], torch.Tensor]:
         image = read()
         try:
@@ -107,6 +109,11 @@ class ImageBatches:
     def skipped(self) -> int:
         """How many pictures and folders could not be read."""
         return self.skipped_files + self.skipped_paths
+
+
+def is_table(path: str) -> bool:
+    """Whether a path names pictures in a table, or at an address, rather than a file or a folder of them."""
+    return "://" in path or "*" in path.rsplit("/", 1)[-1] or path.endswith((".parquet", ".tar"))
 
 
 def _read_row(images, row: int) -> Image.Image:

@@ -141,22 +141,25 @@ class ImageCodes:
             return path.read_bytes()
 
     @classmethod
-    def load(cls, path: str | Path) -> "ImageCodes":
+    def load(cls, path: str | Path, max_images: int | None = None, max_codes: int | None = None) -> "ImageCodes":
         """
         Reads a file that [`ImageCodes.save`] wrote.
 
         Args:
             path (`str` or `Path`): Its name, ending in `.safetensors`, `.parquet` or `.json`.
+            max_images, max_codes (`int`, *optional*): Refuse more pictures, or more latent tokens, before they take
+                memory: for files of strangers.
 
         Raises:
-            `ValueError`: if the file is missing, damaged, made by something else, or holds codes out of range.
+            `ValueError`: if the file is missing, damaged, made by something else, or holds codes out of range or more
+                than is allowed.
         """
         path = Path(path)
         check_codes_path(path)
         if not path.is_file():
             raise ValueError(f"No codes file at {path}; `adatok encode` makes one.")
         read = {".parquet": _load_parquet, ".json": _load_json}.get(path.suffix, _load_safetensors)
-        tensors, facts = read(path)
+        tensors, facts = read(path, Limits(max_images, max_codes))
         try:
             return cls(**tensors, **facts)
         except ValueError as error:
@@ -233,10 +236,29 @@ def _check_facts(path: Path, facts, types: dict[str, type]) -> dict:
     return {name: facts[name] for name in types}
 
 
-def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+@dataclass(frozen=True)
+class Limits:
+    """How many pictures a file may hold, and codes of each, `None` for any number."""
+
+    images: int | None
+    codes: int | None
+
+    def check(self, path: Path, images: int, codes: int):
+        """Raises `ValueError` for a file that announces more, or far more than its size can mean."""
+        for name, number, most in (("pictures", images, self.images), ("codes of each picture", codes, self.codes)):
+            if most is not None and number > most:
+                raise ValueError(f"{path} holds {number:,} {name}; at most {most:,} are taken here.")
+        limit = MAX_GROWTH * path.stat().st_size + MIN_LIMIT
+        if images * codes > limit:
+            raise ValueError(f"{path} announces {images * codes:,} codes; a file of its size holds at most {limit:,}.")
+
+
+def _load_safetensors(path: Path, limits: Limits) -> tuple[dict[str, torch.Tensor], dict]:
     try:
         with safe_open(path, framework="pt") as file:
             facts = _parse_facts(path, (file.metadata() or {}).get(FORMAT), FACTS | {"file_names": list})
+            shape = file.get_slice("image_codes").get_shape()
+            limits.check(path, *(shape if len(shape) == 2 else (0, 0)))
             tensors = {name: file.get_tensor(name) for name in TENSORS}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is truncated, damaged or no codes file: {first_line(error)}") from error
@@ -246,7 +268,7 @@ def _load_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     return {name: tensor.long() for name, tensor in tensors.items()}, facts
 
 
-def _load_json(path: Path) -> tuple[dict, dict]:
+def _load_json(path: Path, limits: Limits) -> tuple[dict, dict]:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -256,12 +278,13 @@ def _load_json(path: Path) -> tuple[dict, dict]:
         raise ValueError(f"{path} holds no {FORMAT} metadata, so `adatok encode` did not make it.")
     facts = _check_facts(path, content, FACTS | {"num_latent_tokens": int, "images": list})
     images, limit = facts.pop("images"), facts.pop("num_latent_tokens")
-    _check_growth(path, len(images) * limit)
-    for row in images:
+    limits.check(path, len(images), limit)
+    codes = torch.full((len(images), limit), facts["codebook_size"])
+    for kept, row in zip(codes, images):
         _check_json_row(path, row, limit)
-    codes = [row["image_codes"] + [facts["codebook_size"]] * (limit - len(row["image_codes"])) for row in images]
+        kept[: len(row["image_codes"])] = torch.tensor(row["image_codes"])
     tensors = {
-        "image_codes": torch.tensor(codes, dtype=torch.long).reshape(len(images), limit),
+        "image_codes": codes,
         "budgets": torch.tensor([len(row["image_codes"]) for row in images], dtype=torch.long),
         "original_sizes": torch.tensor([(row["height"], row["width"]) for row in images]).long().reshape(-1, 2),
     }
@@ -282,7 +305,7 @@ def _check_json_row(path: Path, row, limit: int):
         raise ValueError(f"{path} is damaged: every image has a file_name.")
 
 
-def _load_parquet(path: Path) -> tuple[dict, dict]:
+def _load_parquet(path: Path, limits: Limits) -> tuple[dict, dict]:
     arrow, parquet = import_pyarrow()
     check_parquet(path)
     try:
@@ -290,7 +313,7 @@ def _load_parquet(path: Path) -> tuple[dict, dict]:
         text = (metadata.metadata or {}).get(FORMAT.encode())
         facts = _parse_facts(path, text, FACTS | {"num_latent_tokens": int})
         limit = facts.pop("num_latent_tokens")
-        _check_growth(path, metadata.num_rows * limit)
+        limits.check(path, metadata.num_rows, limit)
         schema = _parquet_schema(arrow)
         table = parquet.read_table(path).select(schema.names).cast(schema).combine_chunks()
         names = table["file_name"].to_pylist()
@@ -312,13 +335,6 @@ def _load_parquet(path: Path) -> tuple[dict, dict]:
     codes[torch.arange(limit) < budgets[:, None]] = kept
     sizes = torch.stack([heights, widths], dim=1)
     return {"image_codes": codes, "budgets": budgets, "original_sizes": sizes}, facts | {"file_names": names}
-
-
-def _check_growth(path: Path, size: int):
-    """Raises `ValueError` where a file announces far more than it can mean: a number must not claim all memory."""
-    limit = MAX_GROWTH * path.stat().st_size + MIN_LIMIT
-    if size > limit:
-        raise ValueError(f"{path} announces {size:,} codes; a file of its size holds at most {limit:,}.")
 
 
 __all__ = ["ImageCodes", "check_codes_path"]

@@ -11,6 +11,7 @@ from ..checkpoint import checkpoint_name, model_hash
 from ..data import load_image
 from ..metrics.perceptual import has_lpips, load_lpips
 from ..metrics.rate import whole_bytes
+from ..modeling import AdaTokModel
 from .codec import AdaTokCodec, fast_dtype
 from .codes_file import ImageCodes
 from .grid import Reconstruction
@@ -81,9 +82,11 @@ class Explorer:
 
         Raises:
             `ValueError`: as [`~adatok_hf.checkpoint.load_checkpoint`] and
-                [`~adatok_hf.metrics.perceptual.load_lpips`].
+                [`~adatok_hf.metrics.perceptual.load_lpips`], and for a TaTok.
         """
         codec = AdaTokCodec.from_pretrained(checkpoint)
+        if not isinstance(codec.model, AdaTokModel):
+            raise ValueError(f"{checkpoint} is no AdaTok model, the only kind whose choices are explored here.")
         fingerprint = model_hash(codec.model)
         codec.model.to(fast_dtype(codec.model.device))
         network = load_lpips() if lpips and has_lpips() else None

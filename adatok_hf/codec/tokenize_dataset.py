@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..checkpoint import ANY_MODEL, codes_hash, load_checkpoint, model_hash, policy_hash
 from ..data import ImageFolder, load_image_dataset, random_square
 from ..files import first_line, whole_file
+from ..modeling.image_processing_adatok import DAMAGE
 from ..parquet import check_parquet, import_pyarrow
 from .sequential_tatok import SequentialTaTok, in_sequences
 
@@ -24,7 +25,6 @@ TATOK_FACTS = ("num_global_tokens", "global_codebook_size", "num_patches", "patc
 SKIPPED = "adatok-skipped-images"
 FACTS = {"num_images": int, "images_per_shard": int, "codebook_size": int, "codes_hash": str}
 FACTS |= {"candidate_budgets": list, "class_names": list}
-UNREADABLE = (OSError, SyntaxError, ValueError)  # of a picture: what PIL and the image processor raise
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class ShardWriter:
         for row in self.images_of(index):
             try:
                 batch += self._read(row)
-            except UNREADABLE as error:
+            except DAMAGE as error:
                 skipped[self.ids[row]] = " ".join(str(error).split())
                 self.say(f"skipped image {self.ids[row]}: {skipped[self.ids[row]]}")
             if progress is not None:
@@ -171,6 +171,8 @@ class ShardWriter:
                 batch = batch[self.batch_size :]
         if batch:
             self._encode(batch, columns)
+        if not columns["image_id"]:
+            raise ValueError(f"None of the {len(skipped)} images of shard {index} can be read.")
         self._write(index, columns, skipped)
 
     def _read(self, row: int) -> list[tuple[dict, torch.Tensor]]:
@@ -229,7 +231,8 @@ def tokenize_dataset(
         say (`Callable`, *optional*): Takes a sentence about each image that is skipped.
 
     Returns:
-        `dict`: of this process: `shards` made, `shards_there` before, `rows`, `skipped` images and `mean_budget`.
+        `dict`: of this process: `shards` made, `shards_there` before, `rows` and `mean_budget` of those made, and
+        `skipped` images of both.
 
     Raises:
         `ValueError`: as [`ShardWriter`], and if no image of a shard could be read.
@@ -257,17 +260,17 @@ def tokenize_dataset(
     total = sum(len(write.images_of(index)) for index in missing)
     with tqdm(total=total, desc="Images", unit="image", disable=None if rank == 0 else True) as progress:
         made = [write(index, progress) for index in missing]
-    return summary(made, len(mine) - len(missing))
+    return summary(made, [write.path(index) for index in mine if index not in missing])
 
 
-def summary(made: list[dict[str, int]], shards_there: int) -> dict:
-    """What a run says of the shards that it made."""
+def summary(made: list[dict[str, int]], there: list[Path]) -> dict:
+    """What a run says of the shards that it made, and of those that were there."""
     rows, codes, skipped = (sum(shard[name] for shard in made) for name in ("rows", "codes", "skipped"))
     return {
         "shards": len(made),
-        "shards_there": shards_there,
+        "shards_there": len(there),
         "rows": rows,
-        "skipped": skipped,
+        "skipped": skipped + sum(len(read_skipped(path)) for path in there),
         "mean_budget": codes / rows if rows else None,
     }
 

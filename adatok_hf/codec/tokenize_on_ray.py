@@ -46,7 +46,7 @@ def tokenize_on_ray(
             share these, so that some read pictures while others encode.
 
     Returns:
-        `dict`: `shards` made, `shards_there` before, `rows`, `skipped` images and `mean_budget`.
+        `dict`: as of [`~adatok_hf.codec.tokenize_dataset.tokenize_dataset`].
 
     Raises:
         `ImportError`: if Ray is not installed.
@@ -59,7 +59,7 @@ def tokenize_on_ray(
     out.mkdir(parents=True, exist_ok=True)
     write = ShardWriter(job, out, "cpu", batch_size, say)
     missing = write.missing()
-    there, made = write.num_shards - len(missing), []
+    there, made = [write.path(index) for index in range(write.num_shards) if index not in missing], []
     if not missing:
         return summary(made, there)
     total = sum(len(write.images_of(index)) for index in missing)

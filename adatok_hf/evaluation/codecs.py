@@ -10,6 +10,7 @@ from PIL import Image, features
 
 CODECS = {"jpeg": range(1, 96), "webp": range(101), "avif": range(101)}  # and the qualities that Pillow knows
 CURVE = (5, 10, 20, 35, 50, 65, 80, 95)  # after the codec's lowest quality
+SLACK = 1.25  # files of one picture shrink by less than this from one quality to a higher one
 OPTIONS = {"jpeg": {"optimize": True}, "webp": {"method": 6}, "avif": {"speed": 6}}
 
 
@@ -81,18 +82,24 @@ class CompressedBatch:
 
     def file_within(self, index: int, max_bytes: int) -> bytes | None:
         """
-        One picture at the largest quality whose file is no larger than `max_bytes`, by bisection, as files grow with
-        quality but for a few bytes; `None` where the file of the lowest quality is larger.
+        One picture at the largest quality whose file is no larger than `max_bytes`, `None` where there is none. Files
+        grow with quality, but here and there one shrinks: bisection finds the place, and the qualities above it are
+        tried until their files are by `SLACK` too large.
         """
         qualities = CODECS[self.codec]
-        if len(self.file(index, qualities[0])) > max_bytes:
-            return None
-        low, high = 0, len(qualities)  # `low` fits, `high` does not
+        low, high = -1, len(qualities)
         while high - low > 1:
             middle = (low + high) // 2
             fits = len(self.file(index, qualities[middle])) <= max_bytes
             low, high = (middle, high) if fits else (low, middle)
-        return self.file(index, qualities[low])
+        best = None if low < 0 else self.file(index, qualities[low])
+        for quality in qualities[low + 1 :]:
+            file = self.file(index, quality)
+            if len(file) <= max_bytes:
+                best = file
+            elif len(file) > SLACK * max_bytes:
+                break
+        return best
 
     def curve(self) -> dict[str, torch.Tensor]:
         """`bytes` and what `measure` gives at each quality of [`curve_qualities`], `(batch, qualities)` each."""
@@ -106,8 +113,8 @@ class CompressedBatch:
 
     def within(self, max_bytes: list[int]) -> dict[str, torch.Tensor]:
         """
-        `bytes` and what `measure` gives within so many bytes for each picture, `(batch,)` each: 0 and NaN where the
-        file of the lowest quality is larger.
+        `bytes` and what `measure` gives within so many bytes for each picture, `(batch,)` each: 0 and NaN where no
+        file is that small.
         """
         files = [self.file_within(index, limit) for index, limit in enumerate(max_bytes)]
         fits = torch.tensor([file is not None for file in files])

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..checkpoint import model_hash, policy_hash
 from ..files import hash_file, remove_left_overs, whole_file, write_json
 from ..metrics.images import to_uint8
-from ..metrics.inception import INCEPTION_FILE, MIN_IMAGES
+from ..metrics.inception import MIN_IMAGES
 from ..metrics.pairs import PairMetrics
 from ..metrics.perceptual import BACKBONE_FILES, DOWNLOADED_FILES
 from ..metrics.rate import whole_bytes
@@ -40,7 +40,6 @@ LIBRARIES = (
     "numpy",
     "pillow",
 )
-DOWNLOADED_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names it
 
 
 @dataclass
@@ -145,7 +144,7 @@ class EvaluationRun:
         self.model, self.processor, self.dataset = model, processor, dataset
         self.folder, self.settings, self.inception = Path(folder), settings, inception
         self.warn = warn
-        self.pair_metrics = PairMetrics(lpips)
+        self.pair_metrics = PairMetrics(lpips, settings.metrics)
         self.units = ["images", *(["originals"] if inception is not None and measure_originals else [])]
         self.units += [f"budget-{budget}" for budget in settings.budgets]
         self.units += [f"codec-{codec}" for codec in settings.codecs]
@@ -336,7 +335,7 @@ class EvaluationRun:
     def _measure_pairs(self, originals: torch.Tensor, reconstructions: torch.Tensor) -> dict[str, torch.Tensor]:
         device = self.model.device
         values = self.pair_metrics.measure(originals.to(device), reconstructions.to(device))
-        return {name: column.double().cpu() for name, column in values.items() if name in self.settings.metrics}
+        return {name: column.double().cpu() for name, column in values.items()}
 
 
 def hash_images(images: torch.Tensor) -> torch.Tensor:
@@ -370,7 +369,7 @@ def hash_weights(settings: EvaluationSettings, weights_dir: str | Path | None = 
     """
     weights = {}
     if settings.needs_inception:
-        weights["inception"] = describe_evaluator(find_weights(weights_dir, INCEPTION_FILE, DOWNLOADED_INCEPTION))
+        weights["inception"] = describe_evaluator(weights_dir)
     if "lpips" in settings.metrics:
         path = find_weights(weights_dir, BACKBONE_FILES["alex"], DOWNLOADED_FILES["alex"])
         weights["lpips"] = {"name": "lpips, net alex", "weights": path.name, "weights_sha256": hash_file(path)}

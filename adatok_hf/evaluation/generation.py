@@ -11,15 +11,16 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..checkpoint import model_hash
-from ..codec.tokenize_dataset import labels_of
+from ..checkpoint import model_hash, policy_hash
+from ..codec.tokenize_dataset import image_ids, labels_of
 from ..data import ImageFileError, read_images
 from ..files import read_json, whole_file, write_json
 from ..metrics.images import to_uint8
 from ..metrics.inception import MIN_IMAGES, FeatureStatistics, frechet_distance, kernel_distance
 from ..modeling.sampling_adatok import CodeSampler
 from ..tables import align_columns
-from .evaluate import AUTO, library_versions
+from .evaluate import AUTO, hash_images, library_versions
+from .reference import describe_preprocessing
 
 
 KID_SEED = 2020
@@ -67,6 +68,7 @@ def evaluate_generation(
     settings: GenerationSettings,
     inception: torch.nn.Module,
     *,
+    weights: dict[str, str] | None = None,
     facts: dict | None = None,
     warn: Callable[[str], object] = print,
     min_images: int = MIN_IMAGES,
@@ -82,6 +84,8 @@ def evaluate_generation(
         out (`str` or `Path`): Folder of `results.json`; made if need be.
         settings ([`GenerationSettings`]): How.
         inception (`torch.nn.Module`): Features of uint8 images, see [`~adatok_hf.metrics.inception.load_inception`].
+        weights (`dict[str, str]`, *optional*): What describes Inception, see
+            [`~adatok_hf.evaluation.reference.describe_evaluator`], so that parts by another are refused.
         facts (`dict`, *optional*): What else the report shall say.
         warn (`Callable`, *optional*): Takes a sentence about each image that cannot be read, which is skipped.
         min_images (`int`, *optional*, defaults to 2048): Refuse fewer.
@@ -103,9 +107,10 @@ def evaluate_generation(
             raise ValueError(f"The generator knows the budgets {candidates} and auto; got {budget}.")
     for scale in settings.guidance_scales:  # what the sampler refuses is refused before anything is measured
         CodeSampler(pipe.transformer, guidance_scale=scale, **settings.sampling())
-    if len(dataset) < min_images:
-        raise ValueError(f"gFID needs at least {min_images:,} images; got {len(dataset):,}: name more.")
-    units = _Units(pipe, dataset, Path(out), settings, inception.to(pipe.device), warn)
+    for measure, least in (("gFID", min_images), ("KID", settings.kid_subset_size)):
+        if len(dataset) < least:
+            raise ValueError(f"{measure} needs at least {least:,} images; got {len(dataset):,}: name more.")
+    units = _Units(pipe, dataset, Path(out), settings, inception.to(pipe.device), warn, weights)
     real = units.load(REAL)
     labels = real["labels"]
     statistics = _statistics(real["features"])
@@ -148,7 +153,7 @@ class _Units:
     by part. The real ones come first: `rows` are those that could be read.
     """
 
-    def __init__(self, pipe, dataset, out: Path, settings: GenerationSettings, inception, warn):
+    def __init__(self, pipe, dataset, out: Path, settings: GenerationSettings, inception, warn, weights):
         self.pipe, self.dataset, self.settings, self.inception, self.warn = pipe, dataset, settings, inception, warn
         self.folder = out / "parts"
         numbers, names = labels_of(dataset)
@@ -160,24 +165,31 @@ class _Units:
                 raise ValueError(f"The generator knows {len(pipe.class_names)} classes, but the data has {what}.")
         numbers = [pipe.class_names.index(names[number]) if self.has_classes else -1 for number in numbers]
         self.numbers = torch.tensor(numbers)
-        self._claim_folder()
+        self._claim_folder(weights)
 
-    def _claim_folder(self):
+    def _claim_folder(self, weights: dict[str, str] | None):
         """Refuses to mix two evaluations in one folder."""
         settings = asdict(self.settings)
         for name in ("budgets", "guidance_scales", "kid_subset_size", "batch_size"):  # change no part
             del settings[name]
         identity = {
             "tokenizer": model_hash(self.pipe.image_tokenizer),
+            "policy": policy_hash(self.pipe.image_tokenizer),
+            "preprocessing": describe_preprocessing(self.pipe.image_processor),
             "generator": model_hash(self.pipe.transformer),
-            "num_images": len(self.dataset),
+            "device": self.pipe.device.type,
+            "inception": weights,
+            "versions": library_versions(),
+            "images": hashlib.sha256("\n".join(image_ids(self.dataset)).encode()).hexdigest(),
             "labels": hashlib.sha256(self.numbers.numpy().tobytes()).hexdigest(),
             **settings,
         }
         path = self.folder / "evaluation.json"
         if path.is_file():
-            if read_json(path) != json.loads(json.dumps(identity)):
-                raise ValueError(f"{self.folder} holds an evaluation of something else; name another --out.")
+            found = read_json(path)
+            different = [name for name, value in json.loads(json.dumps(identity)).items() if found.get(name) != value]
+            if different:
+                raise ValueError(f"{self.folder} holds an evaluation with another {different[0]}; name another --out.")
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, identity)
@@ -200,16 +212,29 @@ class _Units:
             for start in range(0, count, size):
                 rows = range(start, min(start + size, count))
                 path = self.folder / f"{name}-{start:06d}.safetensors"
-                if not path.is_file():
+                is_there = path.is_file()
+                if not is_there:
                     columns = self._measure(unit, guidance_scale, rows)
                     with whole_file(path) as temporary:
                         save_file({name: value.contiguous() for name, value in columns.items()}, temporary)
                 parts.append(load_file(path))
+                if is_there and unit == REAL:
+                    self._check_first(parts[-1])
                 progress.update(len(rows))
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         if unit == REAL:
-            self.rows = columns["rows"]
+            self.rows, self.hashes = columns["rows"], columns["hashes"]
         return columns
+
+    def _check_first(self, part: dict[str, torch.Tensor]):
+        """Refuses parts of other pictures under the same names: the first one of each tells."""
+        rows = part["rows"][:1].tolist()
+        for _, _, pixel_values in read_images(self.dataset, rows, self.pipe.image_processor, self.warn):
+            self._check_pixels(pixel_values, part["hashes"][:1])
+
+    def _check_pixels(self, pixel_values: torch.Tensor, hashes: torch.Tensor):
+        if not torch.equal(hash_images(to_uint8(pixel_values)), hashes):
+            raise ValueError(f"{self.folder} holds an evaluation of other pictures; name another --out.")
 
     @torch.inference_mode()
     def _measure(self, unit: int | str, guidance_scale: float | None, rows: range) -> dict[str, torch.Tensor]:
@@ -221,19 +246,23 @@ class _Units:
         return {"features": torch.cat(features).cpu(), "budgets": torch.cat(budgets).cpu()}
 
     def _measure_real(self, rows: range) -> dict[str, torch.Tensor]:
-        read, features = [], []
+        read, features, hashes = [], [], []
         for row, _, pixel_values in read_images(self.dataset, rows, self.pipe.image_processor, self.warn):
             read.append(row)
+            hashes.append(hash_images(to_uint8(pixel_values)))
             features.append(self.inception(to_uint8(pixel_values).to(self.pipe.device)).cpu())
         if not read:
             raise ImageFileError(f"None of the images {rows.start} to {rows.stop - 1} of the data could be read.")
-        return {"features": torch.cat(features), "rows": torch.tensor(read), "labels": self.numbers[read]}
+        columns = {"features": torch.cat(features), "hashes": torch.cat(hashes), "rows": torch.tensor(read)}
+        return columns | {"labels": self.numbers[read]}
 
     def _reconstruct(self, budget: int | str, rows: range) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         kept = None if budget == AUTO else budget
-        for some in self.rows[rows.start : rows.stop].split(32):
+        numbers = torch.arange(rows.start, rows.stop)
+        for some, hashes in zip(self.rows[numbers].split(32), self.hashes[numbers].split(32)):
             images = read_images(self.dataset, some.tolist(), self.pipe.image_processor, self.warn)
             pixel_values = torch.cat([values for _, _, values in images])
+            self._check_pixels(pixel_values, hashes)
             output = self.pipe.image_tokenizer(pixel_values.to(self.pipe.device), budgets=kept)
             yield output.pixel_values, output.budgets
 

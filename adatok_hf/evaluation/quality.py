@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -151,7 +151,10 @@ def summarize(
     real = None
     if settings.needs_inception:
         real = reference or _statistics(run, "originals")
-    rows = [_budget_row(run, budget, real) for budget in settings.budgets]
+    scarce = scarce_metrics(run)
+    for metric, least in scarce.items():
+        run.warn(f"{metric} is left out: it needs {least:,} images, and {run.num_images:,} could be read.")
+    rows = [_budget_row(run, budget, real, scarce) for budget in settings.budgets]
     report = {
         "model_hash": model_hash(model),
         "policy_hash": policy_hash(model),
@@ -185,7 +188,18 @@ def _statistics(run: EvaluationRun, unit: str) -> FeatureStatistics:
     return statistics
 
 
-def _budget_row(run: EvaluationRun, budget: int | str, real: FeatureStatistics | ReferenceStatistics | None) -> dict:
+def scarce_metrics(run: EvaluationRun) -> dict[str, int]:
+    """The wanted metrics that too few images could be read for, and how many they need."""
+    least = {"rfid": MIN_IMAGES, "kid": run.settings.kid_subset_size}
+    return {name: count for name, count in least.items() if name in run.settings.metrics and run.num_images < count}
+
+
+def _budget_row(
+    run: EvaluationRun,
+    budget: int | str,
+    real: FeatureStatistics | ReferenceStatistics | None,
+    scarce: Collection[str],
+) -> dict:
     settings, config = run.settings, run.model.config
     columns = run.columns(f"budget-{budget}")
     kept = columns["budgets"]
@@ -203,9 +217,9 @@ def _budget_row(run: EvaluationRun, budget: int | str, real: FeatureStatistics |
     }
     if settings.needs_inception:
         statistics = _statistics(run, f"budget-{budget}")
-        if "rfid" in settings.metrics:
+        if "rfid" in settings.metrics and "rfid" not in scarce:
             row["rfid"] = frechet_distance(real, statistics, min_images=MIN_IMAGES)
-        if "kid" in settings.metrics:
+        if "kid" in settings.metrics and "kid" not in scarce:
             row["kid"], row["kid_std"] = kernel_distance(
                 real.features, statistics.features, subset_size=settings.kid_subset_size, seed=KID_SEED
             )
@@ -294,7 +308,7 @@ def format_table(report: dict) -> str:
     titles = {"rfid": "rFID", "kid": "KID", "lpips": "LPIPS", "psnr": "PSNR (dB)", "ssim": "SSIM"}
     lines = [["budget", "mean", "bits/pixel", *(titles[name] for name in names), "codebook", "n"]]
     for row in report["rows"]:
-        values = [f"{row[name]:.{digits[name]}f}" for name in names]
+        values = ["-" if row[name] is None else f"{row[name]:.{digits[name]}f}" for name in names]
         line = [str(row["budget"]), f"{row['mean_budget']:.2f}", f"{row['bits_per_pixel']:.4f}", *values]
         lines.append([*line, f"{row['codebook_use']:.1%}", str(row["n"])])
     table = align_columns(lines)

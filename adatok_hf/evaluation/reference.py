@@ -12,9 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..files import hash_file, whole_file
+from ..metrics.inception import INCEPTION_FILE
 
 
 FORMAT = "adatok-reference-statistics"
+DOWNLOADED_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity names it
 PROCESSOR_FIELDS = ("do_resize", "size", "resample", "do_center_crop", "crop_size")
 
 
@@ -148,8 +150,12 @@ def describe_preprocessing(processor, protocol=None) -> str:
     return json.dumps({name: values[name] for name in PROCESSOR_FIELDS}, sort_keys=True)
 
 
-def describe_evaluator(weights: Path) -> dict[str, str]:
-    """The evaluator of FID and KID: its name, the version of its library, and the SHA-256 of its weights' file."""
+def describe_evaluator(weights_dir: str | Path | None = None) -> dict[str, str]:
+    """
+    The evaluator of FID and KID, once it has been loaded: its name, the version of its library, and the SHA-256 of its
+    weights' file, which lies in a folder as for loading them.
+    """
+    weights = find_weights(weights_dir, INCEPTION_FILE, DOWNLOADED_INCEPTION)
     return {
         "name": "torch-fidelity inception-v3-compat, 2048 features",
         "version": version("torch-fidelity"),

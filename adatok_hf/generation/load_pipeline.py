@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from .. import default_checkpoint
@@ -103,9 +104,15 @@ def load_generator(folder: Path, kind: type[GeneratorVocabulary] = ImageVocabula
             f"{folder} is no generator of {kind.codec} codes: it has no config.json with {kind.config_key}."
         )
     try:
-        model = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True)
-    except (OSError, ValueError) as error:
+        model, found = LlamaForCausalLM.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise ValueError(f"The generator {folder} cannot be loaded: {first_line(error)}") from error
+    for names, problem in ((found["missing_keys"], "lack"), (found["unexpected_keys"], "have the superfluous")):
+        if names:
+            raise ValueError(f"The weights of the generator {folder} {problem} {min(names)}, one of {len(names)}.")
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ValueError(f"The weights of the generator {folder} are damaged: {name} has NaN or infinite values.")
     return model.eval()
 
 

@@ -1,5 +1,8 @@
 """PSNR, SSIM and LPIPS of images and their reconstructions, one number per image."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 
 from ..extras import require
@@ -148,6 +151,8 @@ class PairMetrics:
     Args:
         lpips (`torch.nn.Module`, *optional*):
             Perceptual network as [`~adatok_hf.metrics.perceptual.load_lpips`] gives it, on the device of the images.
+        names (`Sequence[str]`, *optional*): Which of `psnr`, `ssim` and `lpips`; with or without the network all that
+            there are.
 
     Example:
 
@@ -161,8 +166,8 @@ class PairMetrics:
 
     ```"""
 
-    def __init__(self, lpips: torch.nn.Module | None = None):
-        self.lpips = lpips
+    def __init__(self, lpips: torch.nn.Module | None = None, names: Sequence[str] = ("psnr", "ssim", "lpips")):
+        self.lpips, self.names = lpips, names
 
     def measure(self, references: torch.Tensor, reconstructions: torch.Tensor) -> dict[str, torch.Tensor]:
         """
@@ -172,15 +177,17 @@ class PairMetrics:
             references, reconstructions (`torch.Tensor` of shape `(batch, 3, height, width)`): uint8, in 0..255.
 
         Returns:
-            `dict[str, torch.Tensor]` of shape `(batch,)`: `psnr` in dB, `ssim` in [-1, 1], and with a network `lpips`.
+            `dict[str, torch.Tensor]` of shape `(batch,)`: `psnr` in dB, `ssim` in [-1, 1], and with a network `lpips`,
+            those of them that are wanted.
 
         Raises:
             `ValueError`: as [`psnr`], [`ssim`] and [`perceptual_distance`].
         """
-        values = {"psnr": psnr(references, reconstructions), "ssim": ssim(references, reconstructions)}
+        check_pairs(references, reconstructions)
+        measures = {"psnr": psnr, "ssim": ssim}
         if self.lpips is not None:
-            values["lpips"] = perceptual_distance(self.lpips, references, reconstructions)
-        return values
+            measures["lpips"] = partial(perceptual_distance, self.lpips)
+        return {name: measures[name](references, reconstructions) for name in measures if name in self.names}
 
 
 __all__ = ["PairMetrics", "check_pairs", "perceptual_distance", "psnr", "psnr_of_error", "ssim"]

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,9 +18,11 @@ DOWNLOADED_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.p
 
 
 def has_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> bool:
-    """Whether [`load_lpips`] needs no download: a folder of weights is named, or they have been downloaded before."""
+    """Whether [`load_lpips`] can do without a download and an installation."""
+    folder = weights_dir or os.environ.get("ADATOK_WEIGHTS_DIR")
     downloaded = Path(torch.hub.get_dir()) / "checkpoints" / DOWNLOADED_FILES[net]
-    return bool(weights_dir or os.environ.get("ADATOK_WEIGHTS_DIR")) or downloaded.is_file()
+    path = Path(folder) / BACKBONE_FILES[net] if folder else downloaded
+    return path.is_file() and find_spec("lpips") is not None
 
 
 def load_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> torch.nn.Module:

@@ -20,6 +20,7 @@ from adatok_hf.charts import Placed, data_uri, picture_histogram, policy_chart, 
 from adatok_hf.codec.codes_file import ImageCodes
 from adatok_hf.codec.drawings import animate, error_map, side_by_side
 from adatok_hf.codec.explorer import EncodedPicture, Explorer
+from adatok_hf.codec.reconstruct import Result
 from adatok_hf.data import find_images
 from adatok_hf.files import printable
 from adatok_hf.generation.load_pipeline import load_pipeline
@@ -195,18 +196,18 @@ def view(encoded: EncodedPicture, points: list, budget: int, cost_bias: float) -
         quality_chart(points, (budget, result.psnr)),
         once(error_map(encoded.original, seen.picture)),
         explorer.facts(encoded, result, cost_bias),
-        save(encoded, budget),
+        save(encoded, result),
         "",
         budget,
     )
 
 
-def save(encoded: EncodedPicture, budget: int) -> str:
+def save(encoded: EncodedPicture, result: Result) -> str:
     """The codes to look at and to take home."""
-    codes = explorer.to_file([encoded], [budget])
+    codes = explorer.to_file([encoded], [result.budget])
     files = {suffix: codes.to_bytes(suffix) for suffix in (".safetensors", ".json")}
     links = {suffix: data_uri(content, "application/octet-stream") for suffix, content in files.items()}
-    return texts.codes(explorer, encoded, budget, files, links)
+    return texts.codes(explorer, encoded, result, files, links)
 
 
 @plainly
@@ -227,11 +228,9 @@ def decode(codes_file: str, max_budget: int = LIMIT):
     if codes_file is None:
         return [], None
     try:
-        codes = ImageCodes.load(codes_file)
+        codes = ImageCodes.load(codes_file, MAX_PICTURES, LIMIT)
     except ValueError as error:  # it names the file by its place on this machine
         raise ValueError(str(error).replace(codes_file, short_name(codes_file))) from error
-    if len(codes) > MAX_PICTURES:
-        raise ValueError(f"The file holds {len(codes)} pictures; at most {MAX_PICTURES} are decoded here.")
     seen = explorer.from_file(codes, max_budget)
     facts = [{"image": name, "budget": item.budget} for name, item in zip(codes.file_names, seen)]
     return [(once(item.picture), texts.count(item.budget)) for item in seen], facts
@@ -292,7 +291,7 @@ def generate(label: str, budget: str = "auto", guidance: float = GUIDANCE, seed:
         budget=None if budget == "auto" else int(budget),
         guidance_scale=guidance,
         num_images_per_label=int(count),
-        generator=[torch.Generator().manual_seed(int(seed) + index) for index in range(int(count))],
+        generator=[torch.Generator().manual_seed(int(seed or 0) + index) for index in range(int(count))],
     )
     seconds = (time.perf_counter() - start) / len(output.images)
     budgets = output.budgets.tolist()

@@ -81,16 +81,16 @@ def verdict(words: str, result: Result, chosen: int) -> str:
 
 
 def codes(
-    explorer: Explorer, encoded: EncodedPicture, budget: int, files: dict[str, bytes], links: dict[str, str]
+    explorer: Explorer, encoded: EncodedPicture, result: Result, files: dict[str, bytes], links: dict[str, str]
 ) -> str:
     """The numbers, their bytes beside those of the file they came from, and links to save them."""
-    config, (height, width) = explorer.config, encoded.size
+    config, budget, (height, width) = explorer.config, result.budget, encoded.size
     numbers = "".join(
         f"<li>{code}</li>" if place < budget else f'<li class="dropped">{code}</li>'
         for place, code in enumerate(encoded.codes)
     )
     size, name = config.image_size, escape(encoded.name, quote=True)
-    payload = explorer.in_words(explorer.look(encoded, [budget])[0][1]).split(", ")[1]
+    payload = explorer.in_words(result).split(", ")[1]
     rows = [(f"{name}, {width} x {height} pixels", f"{encoded.file_bytes:,} bytes")] if encoded.file_bytes else []
     rows.append((f"its {count(budget)}, for {size} x {size} pixels", payload))
     rows += [

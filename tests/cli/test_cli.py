@@ -281,6 +281,22 @@ def test_encode_takes_a_table_and_names_its_rows(adatok, tmp_path, sample_images
         assert ImageCodes.load(out).file_names == [f"{source.stem}/{row:06d}" for row in (0, 1, 3)]
 
 
+def test_encode_takes_addresses(adatok, tmp_path, sample_images):
+    images = [{"bytes": as_png(image), "path": None} for image in sample_images]
+    datasets.Dataset.from_dict({"image": images}).to_parquet(tmp_path / "some-0.parquet")
+    out = tmp_path / "codes.safetensors"
+    assert adatok("encode", f"file://{tmp_path}/some-*.parquet", "--out", out)[0] == 0
+    assert ImageCodes.load(out).file_names == [f"table/{row:06d}" for row in range(4)]
+
+
+def test_what_reconstruct_wrote_is_no_picture_of_its_next_run(adatok, pictures, tmp_path):
+    out, results = pictures / "reconstructions", []
+    for _ in range(2):
+        assert adatok("reconstruct", pictures, "--budgets", "4", "--out", out)[0] == 0
+        results.append((out / "results.json").read_text())
+    assert results[0] == results[1]
+
+
 def as_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")

@@ -15,7 +15,7 @@ from tiny_recipe import RECIPE, TATOK_RECIPE
 from adatok_hf.allocation.reward_table import build_reward_table
 from adatok_hf.cli import main
 from adatok_hf.data import load_image_dataset
-from adatok_hf.evaluation import generation
+from adatok_hf.evaluation import generation, reference
 from adatok_hf.metrics import inception
 
 
@@ -48,7 +48,7 @@ COMMANDS = {
     "train generator": "train generator --recipe {llama} --data {dataset} --output_dir {disk}/new",
     "train policy": "train policy --recipe {policy} --reward_table {table} --output_dir {disk}/new",
     "evaluate-generation": "evaluate-generation --generator {generator} --data {labelled} --split train "
-    "--out {disk}/new {model}",
+    "--kid-subset-size 4 --out {disk}/new {model}",
     "study policy": "study policy --recipe {policy} --seeds 2 --out {disk}/new --model {checkpoint} "
     "--reward-table {table} --eval-reward-table {others}",
     "study heads": "study heads --train-data {pictures} --eval-data {pictures} --steps 1 --seeds 2 --batch-size 2 "
@@ -81,6 +81,7 @@ def light_inception(monkeypatch):
     evaluate = partial(generation.evaluate_generation, min_images=NUM_FEATURES + 1)
     monkeypatch.setattr(generation, "evaluate_generation", evaluate)
     monkeypatch.setattr(inception, "load_inception", lambda weights_dir: SmallInception())
+    monkeypatch.setattr(reference, "describe_evaluator", lambda weights_dir: {"name": "small"})
 
 
 @pytest.fixture

@@ -42,6 +42,17 @@ def test_a_saved_file_loads_as_it_was(tmp_path, codes, suffix):
             assert vars(loaded)[name] == value, name
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_more_than_is_allowed_is_refused_before_it_takes_memory(tmp_path, codes, suffix):
+    path = tmp_path / f"codes{suffix}"
+    codes.save(path)
+    assert len(ImageCodes.load(path, max_images=2, max_codes=4)) == 2
+    with pytest.raises(ValueError, match="holds 2 pictures; at most 1 are taken here"):
+        ImageCodes.load(path, max_images=1)
+    with pytest.raises(ValueError, match="holds 4 codes of each picture; at most 3 are taken here"):
+        ImageCodes.load(path, max_codes=3)
+
+
 def test_parquet_holds_only_the_codes_inside_the_budget(tmp_path, codes):
     from datasets import Dataset
 

@@ -91,6 +91,11 @@ def test_sizes_of_files_and_pictures_are_kept(explorer, sample_images, tmp_path)
     assert explorer.encode(sample_images[:1], ["a"])[0].file_bytes is None
 
 
+def test_a_tatok_is_refused(tatok_checkpoint, one_sentence):
+    with one_sentence(str(tatok_checkpoint), "no AdaTok model"):
+        Explorer.from_pretrained(tatok_checkpoint)
+
+
 def test_a_checkpoint_is_explored_in_the_fast_precision_under_its_own_fingerprint(tiny_checkpoint, tiny_model):
     explorer = Explorer.from_pretrained(tiny_checkpoint, lpips=False)
     assert explorer.codec.model.dtype == fast_dtype(explorer.codec.model.device)

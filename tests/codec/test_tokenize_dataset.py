@@ -196,6 +196,31 @@ def test_a_picture_that_cannot_be_read_is_named_and_skipped(make_job, tmp_path, 
     assert len(said) == 1 and "picture-02.png" in said[0]
 
 
+def test_pictures_that_were_skipped_before_are_counted_again(make_job, tmp_path, write_pictures):
+    folder = write_pictures(tmp_path / "pictures", 5)
+    (folder / "picture-02.png").write_bytes(b"not a picture")
+    for shards in (2, 0):
+        made = tokenize_dataset(make_job(data=str(folder)), tmp_path / "out", say=lambda text: None)
+        assert (made["shards"], made["skipped"]) == (shards, 1)
+
+
+def test_a_picture_with_damaged_exif_is_skipped(make_job, tmp_path, write_pictures):
+    folder = write_pictures(tmp_path / "pictures", 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    damaged = exif.tobytes().replace(b"\x12\x01\x03\x00", b"\x12\x01\x03\x03")  # an orientation of many numbers
+    Image.new("RGB", (40, 40)).save(folder / "picture-03.jpg", exif=damaged)
+    made = tokenize_dataset(make_job(data=str(folder)), tmp_path / "out", say=lambda text: None)
+    assert made["rows"] + made["skipped"] == 4
+
+
+def test_a_shard_without_any_picture_is_an_error(make_job, tmp_path, write_pictures, one_sentence):
+    folder = write_pictures(tmp_path / "pictures", 5)
+    (folder / "picture-04.png").write_bytes(b"not a picture")
+    with one_sentence("None of the 1 images of shard 1"):
+        tokenize_dataset(make_job(data=str(folder)), tmp_path / "out", say=lambda text: None)
+
+
 def test_subfolders_are_classes(make_job, tmp_path, pictures):
     for name, picture in zip(("cats/a.png", "dogs/b.png", "c.png"), pictures):
         (tmp_path / "zoo" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -23,17 +23,16 @@ def test_a_file_decompresses_to_the_size_it_was_made_of(batch, sample_images):
 
 
 def test_the_file_within_a_limit_is_the_largest_quality_that_fits(batch):
-    sizes = [len(batch.file(2, quality)) for quality in CODECS[batch.codec]]
-    limit = sizes[40]
-    file = batch.file_within(2, limit)
-    assert len(file) <= limit
-    if sizes == sorted(sizes):  # otherwise bisection finds one of several borders
-        fitting = [quality for quality, size in zip(CODECS[batch.codec], sizes) if size <= limit]
-        assert file == batch.file(2, fitting[-1])
+    for index in range(4):
+        sizes = {quality: len(batch.file(index, quality)) for quality in CODECS[batch.codec]}
+        limits = {size + more for size in sizes.values() for more in (-1, 0, 3)}
+        for limit in limits - {min(sizes.values()) - 1}:
+            best = max(quality for quality, size in sizes.items() if size <= limit)
+            assert batch.file_within(index, limit) == batch.file(index, best)
 
 
 def test_nothing_is_given_where_the_smallest_file_is_too_large(batch):
-    smallest = len(batch.file(3, CODECS[batch.codec][0]))
+    smallest = min(len(batch.file(3, quality)) for quality in CODECS[batch.codec])
     assert batch.file_within(3, smallest - 1) is None
     assert 0 < len(batch.file_within(3, smallest)) <= smallest
 

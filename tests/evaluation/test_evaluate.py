@@ -282,6 +282,14 @@ def test_a_damaged_file_is_skipped_counted_and_changes_no_number(adatok, images,
     assert [row["psnr"] for row in report["rows"]] == pytest.approx([row["psnr"] for row in clean["rows"]])
 
 
+def test_what_too_few_readable_images_are_left_for_is_left_out(adatok, images, tmp_path):
+    sorted(images.iterdir())[4].write_bytes(b"no picture")
+    code, stdout, stderr = adatok(metrics="kid,psnr", budgets="4", kid_subset_size=NUM_IMAGES)
+    assert code == 1 and "adatok: kid is left out: it needs 10 images, and 9 could be read." in stderr
+    (row,) = read(tmp_path)["rows"]
+    assert row["kid"] is None and math.isfinite(row["psnr"]) and " - " in stdout
+
+
 def test_a_small_folder_leaves_out_what_needs_more_images(adatok, images, tmp_path):
     for path in sorted(images.iterdir())[3:]:
         path.unlink()

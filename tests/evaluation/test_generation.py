@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -97,6 +98,21 @@ def test_a_folder_of_another_evaluation_is_refused(evaluate, one_sentence):
         evaluate(settings=replace(SETTINGS, seed=1))
 
 
+def test_other_pictures_under_the_same_names_are_refused(evaluate, labelled, write_images, one_sentence):
+    evaluate()
+    shutil.rmtree(labelled / "emoji")
+    write_images(labelled / "emoji", seed=2)
+    with one_sentence("other pictures", "--out"):
+        evaluate()
+
+
+def test_another_policy_is_another_evaluation(evaluate, pipe, one_sentence):
+    evaluate()
+    pipe.image_tokenizer.config.cost_bias = 3.0
+    with one_sentence("another policy", "--out"):
+        evaluate()
+
+
 def test_an_unreadable_image_is_skipped_and_named(evaluate, labelled):
     (labelled / "emoji" / "000.png").write_bytes(b"no picture")
     warnings = []
@@ -116,6 +132,7 @@ def test_classes_that_the_generator_does_not_know_are_named(evaluate, labelled, 
     [
         ({"budgets": (5,)}, "[4, 8, 16]"),
         ({}, "2,048"),
+        ({"kid_subset_size": 21}, "KID needs at least 21 images; got 20"),
         ({"guidance_scales": (1.0, -2.0)}, "-2.0"),
         ({"top_p": 2.0}, "top_p"),
     ],
@@ -123,7 +140,8 @@ def test_classes_that_the_generator_does_not_know_are_named(evaluate, labelled, 
 def test_what_cannot_be_measured_is_one_sentence(pipe, labelled, tmp_path, one_sentence, changes, part):
     settings = replace(SETTINGS, **changes)
     with one_sentence(part):
-        evaluate_generation(pipe, load_image_dataset(str(labelled)), tmp_path / "out", settings, SmallInception())
+        images, least = load_image_dataset(str(labelled)), 2 if "kid_subset_size" in changes else 2048
+        evaluate_generation(pipe, images, tmp_path / "out", settings, SmallInception(), min_images=least)
 
 
 def test_the_command_names_missing_weights(pipe, tiny_checkpoint, labelled, tmp_path, capsys):

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from adatok_hf.generation.load_pipeline import load_pipeline, load_tatok_generator
 from adatok_hf.modeling.pipeline_adatok import AdaTokPipeline
@@ -74,6 +75,26 @@ def test_what_is_no_generator_is_refused(tiny_checkpoint, generator_folder, tmp_
     for folder in (tiny_checkpoint, tmp_path / "empty", generator_folder):
         with one_sentence(str(folder), "is no generator"):
             load_pipeline(folder, tiny_checkpoint)
+
+
+def damage(path, kind: str):
+    """Takes a tensor away, spoils one, or cuts the file off."""
+    tensors = load_file(path)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    if kind == "lack":
+        del tensors[name]
+    tensors |= {"more": torch.zeros(1)} if kind == "superfluous" else {}
+    tensors |= {name: torch.full_like(tensors[name], torch.nan)} if kind == "NaN" else {}
+    save_file(tensors, path, metadata={"format": "pt"})
+    if kind == "cannot be loaded":
+        path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("kind", ["lack", "superfluous", "NaN", "cannot be loaded"])
+def test_damaged_weights_are_refused(generator_folder, tiny_checkpoint, one_sentence, kind):
+    damage(generator_folder / "model.safetensors", kind)
+    with one_sentence(str(generator_folder), kind):
+        load_pipeline(generator_folder, tiny_checkpoint)
 
 
 def test_a_tatok_generator_loads_with_its_own_tokenizer_alone(

@@ -48,6 +48,13 @@ def test_equal_images(pairs, network):
     assert torch.equal(values["lpips"], torch.zeros(7))
 
 
+def test_only_what_is_wanted_is_measured(pairs, network):
+    assert list(PairMetrics(network, ["lpips"]).measure(*pairs)) == ["lpips"]
+    tiny = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)  # too small for the window of SSIM
+    assert list(PairMetrics(names=["psnr"]).measure(tiny, tiny)) == ["psnr"]
+    assert PairMetrics(names=[]).measure(*pairs) == {}
+
+
 def test_equal_flat_images_are_similar_exactly():
     white = torch.full((1, 3, 64, 64), 250, dtype=torch.uint8)
     white[..., 20:40, 20:40] = 100

@@ -6,7 +6,7 @@ import torch
 from fresh_process import FreshProcess
 from safetensors.torch import save_file
 
-from adatok_hf.metrics.perceptual import BACKBONE_FILES, MIN_SIZES, load_lpips
+from adatok_hf.metrics.perceptual import BACKBONE_FILES, MIN_SIZES, has_lpips, load_lpips
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg"])
@@ -52,6 +52,13 @@ def test_folder_is_read_from_the_environment(weights_dir, monkeypatch):
     monkeypatch.setenv("ADATOK_WEIGHTS_DIR", str(weights_dir))
     images = torch.rand(2, 1, 3, 32, 32)
     assert torch.equal(load_lpips("alex")(*images), load_lpips("alex", weights_dir)(*images))
+
+
+def test_a_network_is_at_hand_where_its_file_is(weights_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("ADATOK_WEIGHTS_DIR", str(tmp_path))
+    assert not has_lpips() and has_lpips(weights_dir=weights_dir)
+    monkeypatch.setenv("ADATOK_WEIGHTS_DIR", str(weights_dir))
+    assert has_lpips() and not has_lpips("vgg")
 
 
 def test_unknown_backbone(weights_dir, one_sentence):

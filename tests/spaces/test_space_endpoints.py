@@ -113,6 +113,12 @@ def test_generate_gives_the_same_pictures_for_the_same_seed(client):
     assert runs[0][1]["seconds_per_image"] > 0
 
 
+def test_generate_takes_an_empty_seed_for_that_which_stands_there_at_first(client):
+    pictures = [client.predict("owl", "16", 2.5, seed, 2, api_name="/generate")[0] for seed in (None, 0)]
+    first, second = ([Image.open(item["image"]).tobytes() for item in some] for some in pictures)
+    assert first == second
+
+
 def test_generate_with_one_argument_and_with_a_forced_budget(client):
     assert len(client.predict("cat", api_name="/generate")[0]) == 8
     _, facts = client.predict("castle", "16", 2.0, api_name="/generate")
@@ -194,7 +200,7 @@ def test_budgets_out_of_range_are_refused(client, picture_file, codes, tmp_path,
         ({"model_hash": "0" * 64}, "made by another model"),
         ({"format": "something"}, "codes.json holds no adatok-image-codes metadata"),
         ({"images": [{"image_codes": [10**6], "height": 1, "width": 1, "file_name": "a"}]}, "the code 1000000"),
-        ({"num_latent_tokens": 2**31 - 2}, "announces"),
+        ({"num_latent_tokens": 2**31 - 2}, "at most 64"),
         ({"images": [{"image_codes": [1], "height": 1, "width": 1, "file_name": "a"}] * 40}, "at most 32"),
     ],
 )
