@@ -11,11 +11,12 @@ from ..checkpoint import checkpoint_name, model_hash
 from ..data import load_image
 from ..metrics.perceptual import has_lpips, load_lpips
 from ..metrics.rate import whole_bytes
-from ..modeling import AdaTokModel
+from ..modeling import AdaTokEncoderOutput
 from .codec import AdaTokCodec, fast_dtype
 from .codes_file import ImageCodes
 from .grid import Reconstruction
 from .reconstruct import Result, measure
+from .sequential_tatok import SequentialTaTok
 
 
 @dataclass
@@ -28,7 +29,8 @@ class EncodedPicture:
         original (`PIL.Image.Image`): RGB, as the model saw it.
         size (`tuple[int, int]`): Height and width in pixels before preprocessing.
         codes (`list[int]`): All its codes, most important first.
-        budget_logits (`list[float]`): The policy's scores of the candidate budgets.
+        budget_logits (`list[float]`): The policy's scores of the candidate budgets; of a TaTok the entropies of the
+            patches.
         file_bytes (`int`, *optional*): Size of the file it came from.
     """
 
@@ -71,6 +73,16 @@ class Explorer:
         self.codec, self.model_name, self.fingerprint, self.lpips = codec, model_name, fingerprint, lpips
         self.config = codec.model.config
 
+    @property
+    def is_tatok(self) -> bool:
+        """Whether a threshold chooses, and no policy that has a cost bias and probabilities."""
+        return isinstance(self.codec.model, SequentialTaTok)
+
+    @property
+    def least_budget(self) -> int:
+        """The smallest number of tokens that decodes."""
+        return self.config.num_global_tokens if self.is_tatok else 1
+
     @classmethod
     def from_pretrained(cls, checkpoint: str | Path, lpips: bool = True) -> "Explorer":
         """
@@ -82,11 +94,9 @@ class Explorer:
 
         Raises:
             `ValueError`: as [`~adatok_hf.checkpoint.load_checkpoint`] and
-                [`~adatok_hf.metrics.perceptual.load_lpips`], and for a TaTok.
+                [`~adatok_hf.metrics.perceptual.load_lpips`].
         """
         codec = AdaTokCodec.from_pretrained(checkpoint)
-        if not isinstance(codec.model, AdaTokModel):
-            raise ValueError(f"{checkpoint} is no AdaTok model, the only kind whose choices are explored here.")
         fingerprint = model_hash(codec.model)
         codec.model.to(fast_dtype(codec.model.device))
         network = load_lpips() if lpips and has_lpips() else None
@@ -126,17 +136,19 @@ class Explorer:
 
         Args:
             encoded ([`EncodedPicture`]): The picture.
-            cost_bias (`float`, *optional*): As in [`AdaTokModel.encode`].
+            cost_bias (`float`, *optional*): As in [`AdaTokModel.encode`]; without effect on a TaTok.
 
         Returns:
             `tuple[int, dict[int, float] | None]`: the budget, and the probability of each candidate; all codes and
-            `None` where the policy has not been trained.
+            `None` where the policy has not been trained, and `None` where a threshold decides.
 
         Raises:
             `ValueError`: for a cost bias that is not finite.
         """
-        logits = torch.tensor([encoded.budget_logits])
-        (row,) = self.codec.model.budget_distribution(logits.to(self.codec.model.device), cost_bias).tolist()
+        logits = torch.tensor([encoded.budget_logits], device=self.codec.model.device)
+        if self.is_tatok:
+            return self.codec.model.chosen_budgets(AdaTokEncoderOutput(budget_logits=logits)).item(), None
+        (row,) = self.codec.model.budget_distribution(logits, cost_bias).tolist()
         if not self.config.is_policy_trained:
             return self.config.num_latent_tokens, None
         policy = dict(zip(self.config.budgets, row))
@@ -148,14 +160,16 @@ class Explorer:
 
         Args:
             encoded ([`EncodedPicture`]): The picture.
-            budgets (`Sequence[int]`): In `1 .. num_latent_tokens`.
+            budgets (`Sequence[int]`): In `least_budget .. num_latent_tokens`.
 
         Raises:
             `ValueError`: for a budget out of range.
         """
         for budget in budgets:
-            if not 1 <= budget <= self.config.num_latent_tokens:
-                raise ValueError(f"A budget is 1 to {self.config.num_latent_tokens} tokens; got {budget}.")
+            if not self.least_budget <= budget <= self.config.num_latent_tokens:
+                raise ValueError(
+                    f"A budget is {self.least_budget} to {self.config.num_latent_tokens} tokens; got {budget}."
+                )
         pictures = self.codec.decode([encoded.codes[:budget] for budget in budgets])
         seen = [Reconstruction(budget, picture) for budget, picture in zip(budgets, pictures)]
         _, results = measure(encoded.name, encoded.original, seen, self.config, self.lpips)
@@ -198,7 +212,7 @@ class Explorer:
         codes, kept = torch.tensor(rows), torch.tensor(budgets)
         hidden = torch.arange(codes.shape[1]) >= kept[:, None]
         return ImageCodes(
-            image_codes=codes.masked_fill(hidden, self.config.pad_code_id),
+            image_codes=codes.masked_fill(hidden, self.config.codebook_size),
             budgets=kept,
             original_sizes=torch.tensor([encoded.size for encoded in pictures]),
             file_names=[encoded.name for encoded in pictures],

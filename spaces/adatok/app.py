@@ -70,7 +70,9 @@ THEME = gr.themes.Base(primary_hue="orange", neutral_hue="zinc", radius_size="lg
 
 explorer = Explorer.from_pretrained(os.environ.get("ADATOK_MODEL") or adatok_hf.default_checkpoint())
 LIMIT = explorer.config.num_latent_tokens
+LEAST = explorer.least_budget
 BUDGETS = list(explorer.config.budgets)
+BIAS = 0.0 if explorer.is_tatok else explorer.config.cost_bias
 PIXELS = ["pixels"] if explorer.config.image_size < 256 else []  # small pictures are enlarged without blur
 
 
@@ -116,7 +118,7 @@ pipeline, no_pipeline = load_generator()
 
 @plainly
 @on_gpu
-def reconstruct(image: dict, cost_bias: float = explorer.config.cost_bias):
+def reconstruct(image: dict, cost_bias: float = BIAS):
     """
     Encodes a picture, lets the model choose how many tokens to keep, and decodes it from them. A positive cost bias
     makes the model thriftier, a negative one more generous. Returns the original as the model saw it, the
@@ -192,7 +194,7 @@ def view(encoded: EncodedPicture, points: list, budget: int, cost_bias: float) -
     return (
         (once(encoded.original), once(seen.picture)),
         texts.verdict(explorer.in_words(result), result, chosen),
-        policy_chart(policy, budget) if policy else texts.UNTRAINED,
+        policy_chart(policy, budget) if policy else texts.no_policy(explorer),
         quality_chart(points, (budget, result.psnr)),
         once(error_map(encoded.original, seen.picture)),
         explorer.facts(encoded, result, cost_bias),
@@ -238,7 +240,7 @@ def decode(codes_file: str, max_budget: int = LIMIT):
 
 @plainly
 @on_gpu
-def compare(images: list[str], cost_bias: float = explorer.config.cost_bias):
+def compare(images: list[str], cost_bias: float = BIAS):
     """
     Encodes several pictures and sorts them by the budget that the model chooses. Returns each beside its
     reconstruction, and what each costs and how good it is.
@@ -272,7 +274,9 @@ def sort(encoded: list[EncodedPicture], cost_bias: float):
         (once(side_by_side(item.original, seen.picture)), f"{item.name}: {texts.quality(result)}")
         for _, item, seen, result in rows
     ]
-    placed = [Placed(item.name, item.original, budget) for budget, item, _, _ in rows]
+    # A threshold gives any number of tokens: such a picture goes to the next larger candidate.
+    columns_of = [next(each for each in BUDGETS if each >= budget) for budget, *_ in rows]
+    placed = [Placed(item.name, item.original, column) for column, (_, item, _, _) in zip(columns_of, rows)]
     columns = BUDGETS if explorer.config.is_policy_trained else [LIMIT]
     histogram = picture_histogram(placed, columns) if placed else ""
     return gallery, [explorer.facts(item, result, cost_bias) for _, item, _, result in rows], histogram
@@ -307,11 +311,12 @@ def bias_slider() -> gr.Slider:
     return gr.Slider(
         -MAX_BIAS,
         MAX_BIAS,
-        explorer.config.cost_bias,
+        BIAS,
         step=0.5,
         label="Let the model choose: how thrifty should it be?",
         info=texts.BIAS,
         min_width=300,
+        visible=not explorer.is_tatok,
     )
 
 
@@ -368,7 +373,7 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
         with gr.Row():
             bias = bias_slider()
             budget = gr.Slider(
-                1,
+                LEAST,
                 LIMIT,
                 LIMIT,
                 step=1,
@@ -460,7 +465,7 @@ with gr.Blocks(title="AdaTok: see an image choose its budget", analytics_enabled
                 codes_file = gr.File(
                     label="A file of codes", file_types=[".safetensors", ".json"], height=140, elem_id="codes-file"
                 )
-                max_budget = gr.Slider(1, LIMIT, LIMIT, step=1, label="Use at most so many tokens of each picture")
+                max_budget = gr.Slider(LEAST, LIMIT, LIMIT, step=1, label="Use at most so many tokens of each picture")
                 decoded = pictures("Decoded", 3, "decoded")
                 with gr.Accordion("The numbers, as /decode gives them", open=False):
                     decoded_facts = gr.JSON(show_label=False)

@@ -8,6 +8,8 @@ from adatok_hf.codec.reconstruct import Result
 from adatok_hf.files import printable
 
 
+PAPER = "https://huggingface.co/papers/2606.07185"
+TATOK_PAPER = "https://huggingface.co/papers/2605.16384"
 ANY = "anything"
 BIAS = "0 is what it was trained for. To the right it saves tokens, to the left it spends more. In doubt, leave it."
 BUDGET = "It follows the model's choice; drag it to overrule the model."
@@ -28,19 +30,38 @@ SEED = "The same seed gives the same pictures."
 CODES = "Tokens are whole numbers, also called codes. The decoder needs nothing else, and the first few will do."
 DECODE = "A file saved here, or written by <code>adatok encode</code> with the same model."
 NO_PICTURE = "Choose a picture in the tab Reconstruct first."
-UNTRAINED = "<p>The policy of this model has not been trained: it keeps all tokens until you choose yourself.</p>"
+UNTRAINED = "The policy of this model has not been trained: it keeps all tokens until you choose yourself."
+THRESHOLD = "A TaTok likes no budget more than another: it keeps the patches that say most, up to its threshold."
+
+
+POLICY_WORDS = """\
+**Policy**: the small network that chooses the budget. It was rewarded for good pictures and for saved tokens, so it
+asks not how complex a picture is, but whether more tokens would *improve* it.
+
+**Cost bias**: the knob "how thrifty". It makes every further token dearer (to the right) or cheaper (to the left) in
+the eyes of the policy."""
+THRESHOLD_WORDS = """\
+**Global tokens and patches**: the first tokens tell of the whole picture and are never dropped. Each of the others
+stands for one patch; those that say least beyond the rest go first.
+
+**Threshold**: how much of what the patches say is kept. It decides how many tokens a picture gets."""
 
 
 def header(explorer: Explorer) -> str:
     config = explorer.config
     size, name = config.image_size, escape(printable(explorer.model_name))
+    paper = TATOK_PAPER if explorer.is_tatok else PAPER
     return (
         "<header><h1>AdaTok: see an image choose its budget</h1><p>In one glance the model decides how many tokens a "
         "picture deserves, and rebuilds the picture from exactly that many. Then overrule it.</p>"
         f'<p class="model">Model <b>{name}</b> · {size} x {size} pixels · up to {config.num_latent_tokens} tokens, '
-        f'each one of {config.codebook_size:,} · <a href="https://huggingface.co/papers/2606.07185">paper</a></p>'
+        f'each one of {config.codebook_size:,} · <a href="{paper}">paper</a></p>'
         "</header>"
     )
+
+
+def no_policy(explorer: Explorer) -> str:
+    return f"<p>{THRESHOLD if explorer.is_tatok and explorer.config.is_policy_trained else UNTRAINED}</p>"
 
 
 def heading(title: str, explanation: str) -> str:
@@ -116,20 +137,19 @@ def animation(address: str, name: str, budgets: list[int]) -> str:
 
 def glossary(explorer: Explorer) -> str:
     config = explorer.config
-    size, limit, book = config.image_size, config.num_latent_tokens, config.codebook_size
+    size, limit, book, least = config.image_size, config.num_latent_tokens, config.codebook_size, explorer.least_budget
+    choosing, among = POLICY_WORDS, f"; the model itself chooses among {', '.join(map(str, config.budgets))}"
+    bits = f", and takes {math.log2(book):.3g} bits"
+    if explorer.is_tatok:
+        choosing, among, bits = THRESHOLD_WORDS, "", ""
     return f"""
 **Token** (or *code*): a whole number from 0 to {book - 1:,}. An encoder looks at the picture and writes {limit} of
-them, the most important first. Each stands for a pattern that the model has learned, and takes
-{math.log2(book):.3g} bits.
+them, the most important first. Each stands for a pattern that the model has learned{bits}.
 
 **Budget**: how many of the leading tokens are kept. The rest are thrown away, and the decoder makes do with what it
-gets. Any number from 1 to {limit} works; the model itself chooses among {", ".join(map(str, config.budgets))}.
+gets. Any number from {least} to {limit} works{among}.
 
-**Policy**: the small network that chooses the budget. It was rewarded for good pictures and for saved tokens, so it
-asks not how complex a picture is, but whether more tokens would *improve* it.
-
-**Cost bias**: the knob "how thrifty". It makes every further token dearer (to the right) or cheaper (to the left) in
-the eyes of the policy.
+{choosing}
 
 **Bytes** and **bits per pixel**: what the kept tokens and the number of them take, the latter divided by the
 {size} x {size} pixels.

@@ -91,9 +91,17 @@ def test_sizes_of_files_and_pictures_are_kept(explorer, sample_images, tmp_path)
     assert explorer.encode(sample_images[:1], ["a"])[0].file_bytes is None
 
 
-def test_a_tatok_is_refused(tatok_checkpoint, one_sentence):
-    with one_sentence(str(tatok_checkpoint), "no AdaTok model"):
-        Explorer.from_pretrained(tatok_checkpoint)
+def test_a_tatok_is_explored_too(tatok_checkpoint, sample_images, one_sentence, tmp_path):
+    explorer = Explorer.from_pretrained(tatok_checkpoint, lpips=False)
+    (encoded,) = explorer.encode(sample_images[:1], ["a.png"])
+    budget, policy = explorer.choose(encoded, 3.0)
+    assert policy is None and explorer.least_budget <= budget <= explorer.config.num_latent_tokens
+    explorer.to_file([encoded], [budget]).save(tmp_path / "codes.json")
+    codes = ImageCodes.load(tmp_path / "codes.json")
+    ((seen, _),) = explorer.look(encoded, [budget])
+    assert explorer.from_file(codes)[0].picture.tobytes() == seen.picture.tobytes()
+    with one_sentence("got 3"):
+        explorer.look(encoded, [3])
 
 
 def test_a_checkpoint_is_explored_in_the_fast_precision_under_its_own_fingerprint(tiny_checkpoint, tiny_model):

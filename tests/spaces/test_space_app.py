@@ -10,6 +10,7 @@ import torch
 import yaml
 from originals import read_original
 
+from adatok_hf import checkpoints
 from adatok_hf.conversion import convert_checkpoint
 
 
@@ -84,6 +85,20 @@ def test_a_converted_one_d_piece_is_shown(start, tmp_path, picture_file):
     assert [budget for budget, _ in points] == list(model.config.budgets)
 
 
+def test_a_tatok_is_shown(start, picture_file):
+    app = start(Path(checkpoints()["tatok-tiny-64"]))
+    encoded, points, _, verdict, policy, *_ = app["show"]({"path": str(picture_file)}, 0.0)
+    chosen = app["explorer"].choose(encoded)[0]
+    assert f"The model keeps <strong>{chosen} of 72 tokens" in verdict and "up to its threshold" in policy
+    assert "8 of 72 tokens" in app["force"](encoded, points, 0.0, 8)[1]
+    _, points, _ = app["climb"](encoded, chosen)
+    assert [budget for budget, _ in points] == app["BUDGETS"]
+    many, *_ = app["compare"]([str(picture_file)])
+    assert app["sort"](many, 0.0)[2].count("<img") == 1
+    sliders = {block.elem_id: block for block in app["demo"].blocks.values() if getattr(block, "elem_id", None)}
+    assert sliders["budget"].minimum == 8 and "Threshold" in app["texts"].glossary(app["explorer"])
+
+
 def test_a_policy_that_is_in_use_is_drawn(app, picture_file):
     app["explorer"].config.is_policy_trained = True
     with torch.no_grad():
@@ -125,8 +140,8 @@ def test_the_front_matter_fits_what_is_tested():
     assert all(f'"{extra}": [' in setup for extra in extras.split(","))
 
 
-def test_the_page_names_no_address_but_the_paper():
+def test_the_page_names_no_address_but_the_papers():
     for path in FOLDER.glob("*.*"):
         if path.suffix in (".py", ".css", ".js"):
             found = set(re.findall(r"https?://[^\"'\s)]+", path.read_text(encoding="utf-8")))
-            assert found <= {"https://huggingface.co/papers/2606.07185"}, path
+            assert found <= {f"https://huggingface.co/papers/{paper}" for paper in ("2606.07185", "2605.16384")}, path
