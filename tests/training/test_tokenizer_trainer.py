@@ -202,7 +202,7 @@ def test_grid_shows_originals_and_every_candidate_budget(make_trainer, pictures,
     trainer.train()
     grids = Path(trainer.args.output_dir) / "grids"
     grids.mkdir()
-    left_over = grids / ".adatok-machine-1-killed.png"
+    left_over = grids / f".adatok-{'0' * 8}-1-{'0' * 32}.png"
     left_over.touch()
     os.utime(left_over, (0, 0))
     trainer.evaluate()
