@@ -274,10 +274,10 @@ def sort(encoded: list[EncodedPicture], cost_bias: float):
         (once(side_by_side(item.original, seen.picture)), f"{item.name}: {texts.quality(result)}")
         for _, item, seen, result in rows
     ]
-    # A threshold gives any number of tokens: such a picture goes to the next larger candidate.
-    columns_of = [next(each for each in BUDGETS if each >= budget) for budget, *_ in rows]
-    placed = [Placed(item.name, item.original, column) for column, (_, item, _, _) in zip(columns_of, rows)]
-    columns = BUDGETS if explorer.config.is_policy_trained else [LIMIT]
+    placed = [Placed(item.name, item.original, budget) for budget, item, _, _ in rows]
+    # A policy chooses among candidates, seen or not; a threshold gives any number.
+    chooses = explorer.config.is_policy_trained and not explorer.is_tatok
+    columns = BUDGETS if chooses else sorted({item.budget for item in placed})
     histogram = picture_histogram(placed, columns) if placed else ""
     return gallery, [explorer.facts(item, result, cost_bias) for _, item, _, result in rows], histogram
 
