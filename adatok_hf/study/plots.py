@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..plotting import new_figure
+from .arms import MIRRORED
 
 
 COLORS = {
@@ -18,6 +19,7 @@ COLORS = {
     "time-sharing hull": "#b5b5b5",
     "oracle (reward)": "#222222",
     "oracle (LPIPS)": "#666666",
+    MIRRORED: "#a6761d",
     "gradient": "#0b5fa5",
     "gradient from 0.25": "#56b4e9",
     "gradient from 0.75": "#5e3c99",

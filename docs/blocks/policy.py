@@ -33,7 +33,7 @@ def policy() -> str:
         f"On {study['n']:,} held-out images, at the mean of {study['mean_budget']:.1f} codes "
         "that the policy chooses by itself; the whole [study](study/study.md) is one command. The intervals of "
         f"95 % are over the images: the {study['seeds']} seeds are averaged first, and the bias that brings every arm "
-        f"to this mean is set before the bootstrap, so neither is in them.\n\n{table}\n\nIn "
+        f"to this mean is set before the bootstrap, so neither is in them.\n\n{table}\n\n{foreseeable(study)}In "
         f"PSNR one budget for all differs from the policy by {uniform} dB. Mean budgets by kind: {kinds}. Their rank "
         f"correlation with the size of the WebP file is {correlation:.2f}. {weighting(study)} {heads()}"
     )
@@ -47,14 +47,25 @@ def policy_sentence() -> str:
     return sources.of_predecessor(study) + (
         f"On {study['n']:,} held-out images, at the {study['mean_budget']:.1f} codes that it chooses on average, the "
         f"policy's LPIPS is better than that of one budget for all by {gain}, {share_of_oracle(study):.0%} of what an "
-        f"oracle would gain. {heads()}"
+        f"oracle would gain. {foreseeable(study)}{heads()}"
     )
 
 
-def share_of_oracle(study: dict) -> float:
-    """What the policy gains over one budget for all, as a share of what an oracle gains."""
+def share_of_oracle(study: dict, arm: str = "policy") -> float | None:
+    """What an arm gains over one budget for all, as a share of what an oracle gains; `None` for an absent arm."""
     shares = {(row["arm"], row["oracle"]): row["share"] for row in study["share_of_oracle"]}
-    return shares["policy", "oracle (reward)"]
+    return shares.get((arm, "oracle (reward)"))
+
+
+def foreseeable(study: dict) -> str:
+    """How much of an oracle's gain lies in the pictures, where their mirror images were measured."""
+    share = share_of_oracle(study, MIRRORED)
+    if share is None:
+        return ""
+    return (
+        f"An oracle that sees the rewards of the mirror images, of the same pictures whose codes fall otherwise, gets "
+        f"{share:.0%} of that gain. "
+    )
 
 
 def weighting(study: dict) -> str:

@@ -352,7 +352,7 @@ def mirror(table, rows=None):
 
 
 @pytest.mark.parametrize("is_foreseeable", [True, False])
-def test_an_oracle_of_mirror_images_gains_what_lies_in_the_picture(run, tables, is_foreseeable):
+def test_an_oracle_of_mirror_images_gains_what_lies_in_the_picture(run, tables, tmp_path, is_foreseeable):
     mirrored = mirror(tables[1], torch.randperm(len(tables[1])))
     if not is_foreseeable:
         order = torch.randperm(len(mirrored))
@@ -361,6 +361,7 @@ def test_an_oracle_of_mirror_images_gains_what_lies_in_the_picture(run, tables, 
     (row,) = [r for r in result["share_of_oracle"] if (r["arm"], r["oracle"]) == (MIRRORED, "oracle (reward)")]
     assert row["share"] == pytest.approx(1.0) if is_foreseeable else row["share"] < 0
     assert f"gets {row['share']:.0%}" in format_report(result)
+    assert "front.png" in plot_study(result, tmp_path)
 
 
 def test_mirror_images_of_others_are_refused(run, tables, one_sentence):
