@@ -19,6 +19,7 @@ from adatok_hf.checkpoint import ANY_MODEL, copy_checkpoint, load_checkpoint, re
 from adatok_hf.files import parse_yaml, read_json, write_json
 from adatok_hf.generation.load_pipeline import load_pipeline
 from adatok_hf.model_card import CARD_NAME, model_card, read_license
+from adatok_hf.study.fixed_study import NAMES, RANKS, measured_file
 from adatok_hf.training.recipe import find_recipe
 from blocks import pictures, sources
 from blocks.sources import BENCH, CHECKPOINTS, EXPORT, GENERATION, GENERATION_LENGTHS, ROOT, STUDY
@@ -237,8 +238,9 @@ def measure_pilots(data: str, work: Path):
 
 def measure_fixed(data: str, work: Path, recipe: str, fixed_budget: int, seeds: int, arms: str | None):
     """
-    Trains the arms of the study of fixed lengths and compares them. What has been made in `work` stays; what was
-    measured of an arm is kept in `docs/study/fixed` too, and is enough where its weights are gone.
+    Trains the arms of the study of fixed lengths and compares them, with those of other ranks that were trained when
+    they were named. What has been made in `work` stays; what was measured of an arm is kept in `docs/study/fixed` too,
+    and is enough where its weights are gone.
     """
     kept = STUDY / "fixed"
     for folder in (work, kept):
@@ -247,7 +249,8 @@ def measure_fixed(data: str, work: Path, recipe: str, fixed_budget: int, seeds: 
         shutil.copyfile(path, work / path.name)
     images = ["--train-data", data, "--eval-data", data]
     settings = ["--recipe", recipe, *images, "--fixed-budget", fixed_budget, "--seeds", seeds, "--rfid"]
-    run("study", "fixed", *settings, *(["--arms", arms] if arms else []), "--out", work)
+    ranks = [arm for arm in RANKS if all(measured_file(work, arm, seed).is_file() for seed in range(seeds))]
+    run("study", "fixed", *settings, "--arms", arms or ",".join([*NAMES, *ranks]), "--out", work)
     for path in (work / "settings.json", *work.glob("*.safetensors")):
         shutil.copyfile(path, kept / path.name)
     if not arms:

@@ -149,13 +149,14 @@ def test_claims_about_trainings_need_every_seed(figures, by_seed, verdict):
     mean = sum(by_seed) / len(by_seed)
     found = {"lpips": mean, "ci": [mean - 0.005, mean + 0.005], "by_seed": by_seed}
     opposite = {"lpips": -mean, "ci": [-mean - 0.005, -mean + 0.005], "by_seed": [-each for each in by_seed]}
+    arms = ("no heads", "shared head", "two heads", "rank 4")
     rows = [
         {"arm": arm, "budget": budget, "share": 1.0, "minus_fixed": found, "minus_adaptive": opposite}
-        for arm in ("adaptive, policy", "adaptive, one budget for all", "no heads", "shared head", "two heads")
+        for arm in ("adaptive, policy", "adaptive, one budget for all", *arms)
         for budget in ("mean", "full")
     ]
     measured = list(figures.claims.of_fixed_lengths({"rows": rows}))
-    assert [found for *_, found in measured] == [verdict] * 5
+    assert [found for *_, found in measured] == [verdict] * 6
     assert f"{mean:+.4f}" in measured[0][1]
 
 

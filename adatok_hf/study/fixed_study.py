@@ -37,7 +37,7 @@ from .statistics import interval, resampled_means
 
 RESULT_NAME = "fixed.json"
 SPEED_NAME = "speed.json"  # of an arm that is trained
-MEASURED_SUFFIX = ".safetensors"  # of one that is measured too, beside its folder
+MEASURED_SUFFIX = ".safetensors"
 ADAPTIVE, NO_HEADS, SHARED_HEAD, TWO_HEADS, FIXED_MEAN, FIXED_FULL = NAMES = (
     "adaptive",
     "no heads",
@@ -90,6 +90,17 @@ class _ExportOnTheWay(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step in steps_of(state.max_steps, self.trainer.shares) and state.is_world_process_zero:
             self.trainer.export(str(Path(args.output_dir) / f"at-{state.global_step}"), {})
+
+
+def arm_folder(out: Path, arm: str, seed: int) -> Path:
+    """Where an arm is trained."""
+    return out / f"{arm.replace(' ', '-')}-{seed}"
+
+
+def measured_file(out: Path, arm: str, seed: int) -> Path:
+    """What is kept of an arm once it is measured, beside its folder."""
+    folder = arm_folder(out, arm, seed)
+    return folder.with_name(f"{folder.name}{MEASURED_SUFFIX}")
 
 
 def steps_of(max_steps: int, shares: Sequence[float]) -> list[int]:
@@ -216,7 +227,7 @@ def run_fixed_study(
     Source: the test that the referee of huggingface.co/papers/2606.07185 asked for.
     """
     out = Path(out)
-    planned = [(arm, seed, out / f"{arm.replace(' ', '-')}-{seed}") for seed in range(settings.seeds) for arm in arms]
+    planned = [(arm, seed, arm_folder(out, arm, seed)) for seed in range(settings.seeds) for arm in arms]
     for each in planned:
         arm_arguments(settings, *each)  # what does not fit is told before anything is trained
     _claim(out, settings)
@@ -227,7 +238,7 @@ def run_fixed_study(
     for arm, seed, folder in planned:
         # Parsed anew, which lets accelerate forget the arithmetic of the training before, that of a policy perhaps.
         model_arguments, data, training, trainer = arm_arguments(settings, arm, seed, folder)
-        path = folder.with_name(f"{folder.name}{MEASURED_SUFFIX}")
+        path = measured_file(out, arm, seed)
         training.weights_dir = training.weights_dir or (weights_dir and str(weights_dir))
         if not path.is_file():
             _train(model_arguments, data, training, trainer)
@@ -464,5 +475,6 @@ __all__ = [
     "arm_arguments",
     "compare",
     "format_fixed_table",
+    "measured_file",
     "run_fixed_study",
 ]

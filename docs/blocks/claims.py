@@ -134,6 +134,14 @@ def of_fixed_lengths(study: dict) -> Iterator[Row]:
         if (arm, "mean") in arms:
             worth = arms[arm, "mean"]["minus_adaptive"]
             yield f"A head per budget beats {name}", f"LPIPS of {name} {less(worth)}", in_every_seed(is_more, worth)
+    for arm, verb, verdict in (("rank 4", "is worse", is_more), ("rank 64", "is better", is_less)):
+        if (arm, "mean") in arms:
+            worth = arms[arm, "mean"]["minus_adaptive"]
+            yield (
+                f"The rank of the heads matters: {arm} {verb} than 16",
+                f"LPIPS at {arm} {less(worth)}",
+                in_every_seed(verdict, worth),
+            )
 
 
 def of_generation(bench: dict) -> Iterator[Row]:

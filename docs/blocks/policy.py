@@ -2,6 +2,7 @@
 
 from adatok_hf.files import read_json
 from adatok_hf.study.arms import MIRRORED
+from adatok_hf.study.heads_study import HEADS_ON, HEADS_ZEROED
 from adatok_hf.tables import markdown_table
 
 from . import sources
@@ -91,5 +92,6 @@ def heads() -> str:
     )
     return (
         f"In {study['steps']} further steps from a common base the heads of `{study['model']}` gain {none} LPIPS "
-        f"against none, {shared} against one shared head of as many parameters."
+        f"against none, {shared} against one shared head of as many parameters; without its heads the checkpoint "
+        f"itself has {means[HEADS_ZEROED]['lpips']:.4f} in place of {means[HEADS_ON]['lpips']:.4f}."
     )
