@@ -139,7 +139,8 @@ def test_kills_lose_and_double_nothing(make_job, tmp_path, capsys, kills, images
     assert killed == kills
     assert rows == wanted and len(rows) == (images - 1) * 8
     assert skipped == ["picture-02.png"]
-    assert subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    again = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert again.returncode == 1  # nothing to do, and still one picture that was skipped
 
 
 def test_an_actor_refuses_a_model_that_has_changed_since_the_start(make_job, tmp_path, tiny_checkpoint, one_sentence):
