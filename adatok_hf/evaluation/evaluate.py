@@ -19,12 +19,12 @@ from ..files import hash_file, remove_left_overs, whole_file, write_json
 from ..metrics.images import to_uint8
 from ..metrics.inception import MIN_IMAGES
 from ..metrics.pairs import PairMetrics
-from ..metrics.perceptual import BACKBONE_FILES, DOWNLOADED_FILES
+from ..metrics.perceptual import BACKBONE_FILES, DOWNLOADED_FILES, find_weights
 from ..metrics.rate import whole_bytes
 from ..modeling import AdaTokModel
 from .codecs import CompressedBatch, check_codecs
 from .protocol import Protocol
-from .reference import describe_evaluator, describe_preprocessing, find_weights
+from .reference import describe_evaluator, describe_preprocessing
 
 
 METRICS = ("rfid", "kid", "lpips", "psnr", "ssim")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 
 from ..files import hash_file, whole_file
 from ..metrics.inception import INCEPTION_FILE
+from ..metrics.perceptual import find_weights
 
 
 FORMAT = "adatok-reference-statistics"
@@ -175,12 +175,6 @@ def hash_image_list(image_hashes: torch.Tensor) -> str:
         `str`: SHA-256 of all these hashes one after the other, 64 hexadecimal digits.
     """
     return hashlib.sha256(image_hashes.contiguous().numpy().tobytes()).hexdigest()
-
-
-def find_weights(weights_dir: str | Path | None, file_name: str, downloaded_name: str) -> Path:
-    """Where weights lie: in the folder given or named by `ADATOK_WEIGHTS_DIR`, else where torch puts downloads."""
-    folder = weights_dir or os.environ.get("ADATOK_WEIGHTS_DIR")
-    return Path(folder) / file_name if folder else Path(torch.hub.get_dir()) / "checkpoints" / downloaded_name
 
 
 __all__ = ["Provenance", "ReferenceStatistics", "describe_evaluator", "describe_preprocessing", "hash_image_list"]

@@ -183,7 +183,6 @@ class PairMetrics:
         Raises:
             `ValueError`: as [`psnr`], [`ssim`] and [`perceptual_distance`].
         """
-        check_pairs(references, reconstructions)
         measures = {"psnr": psnr, "ssim": ssim}
         if self.lpips is not None:
             measures["lpips"] = partial(perceptual_distance, self.lpips)

@@ -17,11 +17,15 @@ MIN_SIZES = {"alex": 31, "vgg": 16}  # pixels: smaller images are pooled away
 DOWNLOADED_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}  # as torchvision names them
 
 
+def find_weights(weights_dir: str | Path | None, file_name: str, downloaded_name: str) -> Path:
+    """Where weights lie: in the folder given or named by `ADATOK_WEIGHTS_DIR`, else where torch puts downloads."""
+    folder = weights_dir or os.environ.get("ADATOK_WEIGHTS_DIR")
+    return Path(folder) / file_name if folder else Path(torch.hub.get_dir()) / "checkpoints" / downloaded_name
+
+
 def has_lpips(net: str = "alex", weights_dir: str | Path | None = None) -> bool:
     """Whether [`load_lpips`] can do without a download and an installation."""
-    folder = weights_dir or os.environ.get("ADATOK_WEIGHTS_DIR")
-    downloaded = Path(torch.hub.get_dir()) / "checkpoints" / DOWNLOADED_FILES[net]
-    path = Path(folder) / BACKBONE_FILES[net] if folder else downloaded
+    path = find_weights(weights_dir, BACKBONE_FILES[net], DOWNLOADED_FILES[net])
     return path.is_file() and find_spec("lpips") is not None
 
 

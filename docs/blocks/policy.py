@@ -64,7 +64,7 @@ def foreseeable(study: dict) -> str:
     if share is None:
         return ""
     return (
-        f"An oracle that sees the rewards of the mirror images, of the same pictures whose codes fall otherwise, gets "
+        "An oracle that sees the rewards of the mirror images, of the same pictures whose codes fall otherwise, gets "
         f"{share:.0%} of that gain. "
     )
 

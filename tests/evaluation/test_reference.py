@@ -13,7 +13,6 @@ from adatok_hf.evaluation.reference import (
     Provenance,
     ReferenceStatistics,
     describe_preprocessing,
-    find_weights,
     hash_image_list,
 )
 
@@ -27,6 +26,7 @@ PROVENANCE = Provenance(
     preprocessing="centre crop",
     evaluator={"name": "Inception", "version": "1", "weights_sha256": "a" * 64},
 )
+from adatok_hf.metrics.perceptual import find_weights
 
 
 @pytest.fixture
