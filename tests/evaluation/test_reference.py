@@ -9,12 +9,8 @@ from safetensors.torch import save_file
 
 from adatok_hf import AdaTokImageProcessor
 from adatok_hf.evaluation.protocol import IMAGENET_50K
-from adatok_hf.evaluation.reference import (
-    Provenance,
-    ReferenceStatistics,
-    describe_preprocessing,
-    hash_image_list,
-)
+from adatok_hf.evaluation.reference import Provenance, ReferenceStatistics, describe_preprocessing, hash_image_list
+from adatok_hf.metrics.perceptual import find_weights
 
 
 PROVENANCE = Provenance(
@@ -26,7 +22,6 @@ PROVENANCE = Provenance(
     preprocessing="centre crop",
     evaluator={"name": "Inception", "version": "1", "weights_sha256": "a" * 64},
 )
-from adatok_hf.metrics.perceptual import find_weights
 
 
 @pytest.fixture
