@@ -1,5 +1,6 @@
 """What our Trainers add to `Trainer`: runs that know their end, means of measures, a state beyond the optimizer's."""
 
+import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -18,7 +19,19 @@ logger = logging.get_logger(__name__)
 
 
 class ResumableTrainer(Trainer):
-    """A Trainer that takes up a finished run as it ended, where `Trainer` would train one step beyond."""
+    """
+    A Trainer that takes up a finished run as it ended, where `Trainer` would train one step beyond.
+
+    Of several processes that train, each starts the workers of its data loaders from a server without threads. A fork
+    of itself could wait forever for a lock that a thread of its process group held at that moment.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        args = self.args
+        if args.world_size > 1 and args.dataloader_num_workers and args.dataloader_multiprocessing_context is None:
+            args.dataloader_multiprocessing_context = "spawn" if os.name == "nt" else "forkserver"
+            multiprocessing.set_forkserver_preload(["adatok_hf.stream"])  # else each worker would import torch anew
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
         if resume_from_checkpoint is None:

@@ -38,6 +38,7 @@ class StreamingTrainer(StatefulTrainer):
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
             generator=torch.Generator(),
         )
 

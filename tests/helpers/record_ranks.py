@@ -35,12 +35,15 @@ class RecordingTrainer(ReconstructionTrainer):
             "codebook_use": self.codebook_use,
             "batches": self.batches,
             "budgets": self.budgets,
+            "start_method": self.args.dataloader_multiprocessing_context,
         }
         torch.save(state, os.path.join(self.args.output_dir, f"rank-{self.args.process_index}.pt"))
         return result
 
 
-run_recipe("tokenizer", sys.argv[1], sys.argv[2:], ARGUMENT_CLASSES, partial(train, trainer_class=RecordingTrainer))
-# Threads of the group that outlive it abort the process now and then. A file each: printed lines would mix.
-threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-Path(sys.argv[1]).with_name(f"threads-{os.environ['RANK']}.txt").write_text("\n".join(threads))
+if __name__ == "__main__":  # workers of the data loaders import this file too
+    recording = partial(train, trainer_class=RecordingTrainer)
+    run_recipe("tokenizer", sys.argv[1], sys.argv[2:], ARGUMENT_CLASSES, recording)
+    # Threads of the group that outlive it abort the process now and then. A file each: printed lines would mix.
+    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    Path(sys.argv[1]).with_name(f"threads-{os.environ['RANK']}.txt").write_text("\n".join(threads))

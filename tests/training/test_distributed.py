@@ -50,6 +50,7 @@ def run(tmp_path_factory, write_pictures) -> tuple[Path, str, str]:
         "train_data": str(write_pictures(folder / "train", 10)),
         "eval_data": str(write_pictures(folder / "validation", 5)),  # one picture more than both take at once
         "per_device_eval_batch_size": 2,
+        "dataloader_num_workers": 1,
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     process = train_in_two_processes(folder / "recipe.yaml")
@@ -105,6 +106,10 @@ def test_no_search_for_unused_weights_slows_the_steps(run):
 def test_steps_and_metrics_are_printed_once(run):
     assert run[1].count("{'loss'") == 3
     assert run[1].count('"eval_psnr_16"') == 1
+
+
+def test_no_process_with_threads_of_the_group_is_forked(ranks):
+    assert [rank["start_method"] for rank in ranks] == ["forkserver"] * 2
 
 
 def test_no_thread_of_the_group_outlives_it(run):
