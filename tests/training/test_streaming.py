@@ -64,7 +64,7 @@ def cut_off(whole: Path, name: str) -> Path:
     [
         (1, {}),
         (1, {"dataloader_num_workers": 2, "gradient_accumulation_steps": 3}),
-        pytest.param(2, {}, marks=pytest.mark.slow),
+        pytest.param(2, {"dataloader_num_workers": 1}, marks=pytest.mark.slow),
     ],
     ids=["one process", "workers", "two processes"],
 )
