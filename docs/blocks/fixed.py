@@ -33,10 +33,12 @@ def fixed() -> str:
     ]
     seconds = [each["cpu_seconds_per_step"] for each in trainings]
     hours = sum(each["steps"] * each["cpu_seconds_per_step"] for each in trainings) / 3600
+    arms = dict.fromkeys(each["arm"] for each in trainings)
+    chosen = "" if arms.keys() <= set(NAMES) else f' --arms "{",".join(arms)}"'
     return (
         f"{study['n']:,} held-out images, {seeds_of(study)}, {trainings[0]['steps']:,} steps each of "
         f"{min(seconds):.2f} to {max(seconds):.2f} s, {hours:.1f} hours of a CPU core for all; 95 % intervals over "
-        f"the images. By `{fixed_command(study)}`.{missing_arms(study)}\n\n{markdown_table(header, rows)}\n\n"
+        f"the images. By `{fixed_command(study)}{chosen}`.{missing_arms(study)}\n\n{markdown_table(header, rows)}\n\n"
         "At the mean on the way, and less the fixed tokenizer "
         "after the same share of the training:\n\n"
         f"{on_the_way(study, 'psnr', '.2f')}\n\n{on_the_way(study, 'lpips', '.4f')}"
