@@ -135,7 +135,7 @@ def read_settings(config: dict | None, family: str) -> OriginalSettings:
 
 def family_of(config: dict) -> str:
     """Which `--from` a configuration belongs to."""
-    return "one-d-piece" if config["model"].get("type") == "one_d_piece" else "titok"
+    return "one-d-piece" if section(config, "model").get("type") == "one_d_piece" else "titok"
 
 
 def section(config: dict, path: str) -> dict:

@@ -298,7 +298,8 @@ class TaTokModel(TaTokPreTrainedModel):
 
         Raises:
             `ValueError`: for pixel values of a wrong shape or not finite, for thresholds and numbers of tokens out of
-                range, for a mask of a wrong shape, for more than one of the three, and for blocks of residuals.
+                range, for a mask of a wrong shape, for more than one of the three, for another rule or entropy than
+                the configuration's at its threshold, and for blocks of residuals.
             `TypeError`: for a keyword that does not exist.
         """
         self._check_keywords(kwargs)
@@ -309,6 +310,9 @@ class TaTokModel(TaTokPreTrainedModel):
         global_vectors, _, global_codes, _ = self.global_quantizer(global_latents)
         patch_vectors, _, patch_codes, _ = self.patch_quantizer(patch_latents)
         entropy = self._check_entropy(entropy, block_size)
+        is_left_to_config = all(choice is None for choice in (threshold, num_tokens, kept_mask))
+        if is_left_to_config and self.config.threshold is not None and entropy != self.config.entropy:
+            raise ValueError(f"entropy={entropy!r} needs a threshold of its own; got none.")
         check_rule(threshold_rule or self.config.threshold_rule)
         order, patch_entropy = self._order(
             pixel_values, global_vectors, patch_vectors, patch_codes, entropy, block_size, **kwargs

@@ -1,6 +1,7 @@
 """Sampling of image codes by a causal language model, such that few codes cost little time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import index
 from typing import NamedTuple
 
 import torch
@@ -129,8 +130,8 @@ class CodeSampler:
             [`SampledCodes`]
 
         Raises:
-            `ValueError`: without labels, for an unknown class, a budget that is no candidate, and numbers of budgets
-                or generators that do not fit.
+            `ValueError`: without labels, for an unknown class, a budget that is no candidate, numbers of budgets or
+                generators that do not fit, and where the model gives no finite logits.
         """
         ids, budgets = self._write(labels, budgets, generators, batch_size, progress)
         return SampledCodes(
@@ -146,6 +147,7 @@ class CodeSampler:
         progress: Callable[[int], object] | None,
     ) -> tuple[torch.LongTensor, torch.LongTensor]:
         """The ids behind the budgets, `(images, of the largest budget)` with pad ids behind them, and the budgets."""
+        labels = labels.tolist() if isinstance(labels, torch.Tensor) else list(labels)
         if not labels:
             raise ValueError("There is nothing to draw: give at least one label.")
         if batch_size < 1:
@@ -189,14 +191,19 @@ class CodeSampler:
             for prompts, numbers in zip(classes[:, None].split(batch_size), noise.split(batch_size)):
                 logits = self.model(prompts.to(self.device), use_cache=False, logits_to_keep=1).logits[:, -1]
                 legal = self.vocabulary.budget_ids
+                self._check_logits(logits.isfinite().all())
                 drawn.append(
                     self._draw(logits[:, legal.start : legal.stop], numbers, self.warpers).cpu() + legal.start
                 )
             return torch.cat(drawn)
-        budgets = [budgets] * len(classes) if isinstance(budgets, int) else list(budgets)
-        if len(budgets) != len(classes):
-            raise ValueError(f"{len(classes)} images need one budget, or one each; got {len(budgets)}.")
-        return torch.tensor([self.vocabulary.budget_id(int(budget)) for budget in budgets])
+        try:
+            one_each = map(index, budgets) if isinstance(budgets, Iterable) else [index(budgets)] * len(classes)
+            wanted = list(one_each)
+        except TypeError as error:
+            raise ValueError(f"budgets must be a whole number, or one for each image; got {budgets!r}.") from error
+        if len(wanted) != len(classes):
+            raise ValueError(f"{len(classes)} images need one budget, or one each; got {len(wanted)}.")
+        return torch.tensor([self.vocabulary.budget_id(budget) for budget in wanted])
 
     def _decode(
         self,
@@ -213,13 +220,15 @@ class CodeSampler:
             inputs = torch.cat([inputs, inputs])
             inputs[len(prompts) :, 0] = self.vocabulary.null_class_id
         ids = torch.full((len(prompts), int(lengths[0])), self.vocabulary.pad_token_id, device=device)
-        active, wanted = len(prompts), lengths.to(device)
+        active, wanted, is_finite = len(prompts), lengths.to(device), torch.tensor(True, device=device)
         for place in range(ids.shape[1]):
             output = self.model(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             legal = self.vocabulary.legal_ids(place)
             logits = output.logits[:, -1, legal.start : legal.stop].float()
             if is_guided:
                 logits = self._guide(*logits.chunk(2), place, wanted[:active])
+            is_finite = is_finite & logits.isfinite().all()  # looked at in the end, as a GPU would wait for it
+            logits = logits.nan_to_num()
             drawn = self._draw_id(logits, noise[:active, place], place, ids[:active], wanted[:active])
             ids[:active, place] = drawn
             left = int((lengths > place + 1).sum())
@@ -231,7 +240,15 @@ class CodeSampler:
                     progress(active - left)
                 active, drawn = left, drawn[:left]
             inputs = drawn[:, None].repeat(2 if is_guided else 1, 1)
+        self._check_logits(is_finite)
         return ids.cpu()
+
+    def _check_logits(self, is_finite: torch.Tensor):
+        if not is_finite:
+            raise ValueError(
+                "The generator's logits are not finite (NaN, or beyond the floating point type); take a smaller "
+                f"guidance scale than {self.guidance_scale:g}, another dtype, or weights that are sound."
+            )
 
     def _guide(self, with_class, without_class, place: int, lengths: torch.LongTensor) -> torch.Tensor:
         scale = torch.as_tensor(self.guidance_scale, device=with_class.device)
@@ -255,7 +272,8 @@ class CodeSampler:
         """One id per row by inverting the cumulative distribution, so that a row needs one random number."""
         if self.temperature == 0:
             return logits.argmax(dim=-1)
-        cumulative = warpers(None, logits.float()).softmax(dim=-1).cumsum(dim=-1)
+        logits = logits.float() - logits.max(dim=-1, keepdim=True).values  # a small temperature must not overflow
+        cumulative = warpers(None, logits).softmax(dim=-1).cumsum(dim=-1)
         total = cumulative[:, -1:]
         # Rounding must not reach the total, behind which there is no id.
         threshold = torch.minimum(noise.to(logits.device)[:, None] * total, total.nextafter(torch.zeros_like(total)))

@@ -172,7 +172,7 @@ class TaTokVocabulary(GeneratorVocabulary):
                 f"codes and two for each of {budget - self.num_global_tokens} patches; got {len(ids)}."
             )
         for place, id in enumerate(ids):
-            legal = self._legal_ids(place, count - place, ids[place - 2])
+            legal = self._legal_ids(place, count - place, ids[max(place - 2, 0)])
             if id not in legal:
                 raise ValueError(
                     f"Id {place} behind the budget must be a {self._kind(place)}, from {legal[0]} to {legal[-1]}; got "

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import prepare_folder
+from .common import find_device, prepare_folder
 from .options import DeviceOption, TokenizerOption
 
 
@@ -41,8 +41,6 @@ def bench_generation(
     Time the generation of images with budgets of their own against the full budget for all, pixels included; of a
     TaTok, kept patches against all. The last line of the output is one JSON object.
     """
-    import torch
-
     from ..bench.bench import DTYPES
     from ..bench.generation import format_table, run_generation_benchmark
     from ..bench.tatok_generation import format_tatok_generation_table, run_tatok_generation_benchmark
@@ -55,10 +53,10 @@ def bench_generation(
         prepare_folder(out.parent)
     if dtype not in DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+    place = find_device(device)
     language_model, tokenizer, usual_mean = load(generator, model)
     is_tatok = isinstance(tokenizer, TaTokModel)
     run = run_tatok_generation_benchmark if is_tatok else run_generation_benchmark
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     result = {"generator": generator} | run(
         language_model.to(place, DTYPES[dtype]),
         tokenizer.to(place, DTYPES[dtype]),

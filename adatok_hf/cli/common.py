@@ -14,22 +14,29 @@ def load_model(model: str | None, device: str | None, with_tatok: bool = False):
     Loads a checkpoint for inference: the model on its device, the name to report, the processor. A TaTok, where it
     will do, comes as one of AdaTok's verbs.
     """
-    import torch
     from transformers.utils import logging
 
     from .. import default_checkpoint
     from ..checkpoint import ANY_MODEL, AdaTokModel, checkpoint_name, load_checkpoint
     from ..codec.sequential_tatok import in_sequences
 
+    device = find_device(device)
+    logging.disable_progress_bar()  # loading is quick, and standard error is for what went wrong
+    path = model or default_checkpoint()
+    network, processor = load_checkpoint(path, kinds=ANY_MODEL if with_tatok else (AdaTokModel,))
+    return in_sequences(network.eval().to(device)), model or checkpoint_name(path), processor
+
+
+def find_device(device: str | None) -> str:
+    """The device asked for, which must be there, else a GPU if there is one."""
+    import torch
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # what torch raises for unknown and for absent devices
         raise ValueError(f"--device must be cpu, or a GPU that this machine has; got {device!r}.") from error
-    logging.disable_progress_bar()  # loading is quick, and standard error is for what went wrong
-    path = model or default_checkpoint()
-    network, processor = load_checkpoint(path, kinds=ANY_MODEL if with_tatok else (AdaTokModel,))
-    return in_sequences(network.eval().to(device)), model or checkpoint_name(path), processor
+    return device
 
 
 def start_processes(device: str | None) -> str | None:

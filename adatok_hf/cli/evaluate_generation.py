@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import prepare_folder, say
+from .common import find_device, prepare_folder, say
 from .options import (
     AUTO,
     DataOption,
@@ -55,7 +55,6 @@ def evaluate_generation(
     Measure a generator: gFID and KID against real images, and how often a linear classifier sees the class that was
     asked for. A run that was cut off goes on where it stopped. The last line of the output is one JSON object.
     """
-    import torch
     from transformers.utils import logging
 
     from .. import default_generator
@@ -78,10 +77,10 @@ def evaluate_generation(
         batch_size=batch_size,
         kid_subset_size=kid_subset_size,
     )
-    generator = generator or default_generator()
+    generator, device = generator or default_generator(), find_device(device)
     prepare_folder(out)
     logging.disable_progress_bar()
-    pipe = load_pipeline(generator, model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pipe = load_pipeline(generator, model).to(device)
     images = load_image_dataset(data, split, max_images)
     facts = {"generator": generator, "data": data, "split": split, "command": shlex.join(["adatok", *context.obj])}
     inception = load_inception(weights_dir)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .common import prepare_folder, say
+from .common import find_device, prepare_folder, say
 from .options import (
     DeviceOption,
     GeneratorOption,
@@ -50,10 +50,10 @@ def generate(
     from ..generation.load_pipeline import load_pipeline
     from ..generation.sample_grid import draw_sample_grid
 
-    generator = generator or default_generator()
+    generator, device = generator or default_generator(), find_device(device)
     prepare_folder(out)
     logging.disable_progress_bar()
-    pipe = load_pipeline(generator, model).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pipe = load_pipeline(generator, model).to(device)
     pipe.set_progress_bar_config(desc="Images", unit="image", disable=None)
     labels = read_labels(label or [], pipe.class_names)
     start = time.perf_counter()

@@ -11,6 +11,7 @@ from pathlib import Path
 import adatok_hf
 from adatok_hf.cli.common import load_model, sample_pixel_values
 from adatok_hf.export.export import export_model
+from adatok_hf.extras import require
 from adatok_hf.files import check_empty, whole_folder
 
 
@@ -40,7 +41,9 @@ def build(out: Path, model: str | None = None):
     Raises:
         `ValueError`: if npm is missing or cannot reach its registry, or as
             [`~adatok_hf.export.export.export_model`].
+        `ImportError`: if the extra `export` is not installed.
     """
+    require("export", "onnx", "onnxscript", "onnxruntime")
     check_empty(out)
     out.absolute().parent.mkdir(parents=True, exist_ok=True)
     network, _, processor = load_model(model, "cpu")
@@ -79,5 +82,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     try:
         build(arguments.out, arguments.model)
-    except ValueError as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")

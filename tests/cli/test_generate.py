@@ -55,6 +55,7 @@ def test_a_budget_can_be_forced(generate, tmp_path):
         (["--label", "emoji", "--budget", "5"], "4, 8, 16"),
         (["--label", "emoji", "--budget", "many"], "--budget"),
         (["--label", "emoji", "--guidance-scale", "-1"], "guidance_scale"),
+        (["--label", "emoji", "--device", "abacus"], "'abacus'"),
     ],
 )
 def test_bad_input_is_one_sentence(generate, arguments, part):

@@ -370,6 +370,15 @@ def test_hidden_states_are_those_of_the_encoder(tiny_tatok, pixel_values):
     assert [tuple(states.shape) for states in output.hidden_states] == [(6, 1 + 16 + 4, 32)] * 3
 
 
+@torch.no_grad()
+def test_a_threshold_serves_the_entropy_it_was_calibrated_for(tiny_tatok, pixel_values, one_sentence):
+    tiny_tatok.config.threshold = 0.5
+    with one_sentence("entropy='residual' needs a threshold of its own"):
+        tiny_tatok.encode(pixel_values, entropy="residual")
+    assert tiny_tatok.encode(pixel_values, entropy="prior").num_tokens.max() < 20
+    assert tiny_tatok.encode(pixel_values, num_tokens=8, entropy="residual").num_tokens.tolist() == [8] * 6
+
+
 @pytest.mark.parametrize(
     "choice, sentence",
     [

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import DynamicCache
@@ -192,6 +193,8 @@ def test_settings_out_of_range_are_refused(generator, one_sentence, options, par
         (SimpleNamespace(labels=["abbey"]), "places/abbey"),
         (SimpleNamespace(labels=[1], budgets=5), "4, 8, 16"),
         (SimpleNamespace(labels=[1], budgets=[4, 8]), "one each; got 2"),
+        (SimpleNamespace(labels=[1], budgets=5.5), "a whole number, or one for each image; got 5.5"),
+        (SimpleNamespace(labels=[1], budgets="8"), "a whole number, or one for each image; got '8'"),
         (SimpleNamespace(labels=[1, 2], generators=seeds(1)), "one each; got 1"),
         (SimpleNamespace(labels=[1], batch_size=0), "batch_size"),
     ],
@@ -199,3 +202,28 @@ def test_settings_out_of_range_are_refused(generator, one_sentence, options, par
 def test_requests_that_cannot_be_met_are_refused(generator, one_sentence, request_, part):
     with one_sentence(part):
         CodeSampler(generator)(**vars(request_))
+
+
+def test_labels_and_budgets_may_be_arrays(generator):
+    sample = CodeSampler(generator)
+    expected = sample([1, 0], [8, 8], seeds(2)).image_codes
+    for budgets in (torch.tensor([8, 8]), np.int64(8)):
+        assert torch.equal(sample(torch.tensor([1, 0]), budgets, seeds(2)).image_codes, expected)
+
+
+def test_a_tiny_temperature_takes_the_likeliest_codes(generator):
+    likeliest = CodeSampler(generator, temperature=0)(LABELS, BUDGETS).image_codes
+    assert torch.equal(CodeSampler(generator, temperature=1e-40)(LABELS, BUDGETS).image_codes, likeliest)
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+@pytest.mark.parametrize("budgets", [None, 8])
+def test_logits_that_are_not_finite_give_no_image(generator, one_sentence, monkeypatch, budgets, temperature):
+    monkeypatch.setattr(generator.lm_head, "forward", lambda states: torch.full((*states.shape[:2], 300), torch.nan))
+    with one_sentence("logits are not finite"):
+        CodeSampler(generator, temperature=temperature)(["emoji"], budgets)
+
+
+def test_a_guidance_beyond_floats_is_refused(generator, one_sentence):
+    with one_sentence("a smaller guidance scale than 1e+38"):
+        CodeSampler(generator, guidance_scale=1e38)(["emoji"], 8)

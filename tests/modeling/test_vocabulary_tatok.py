@@ -6,6 +6,11 @@ from adatok_hf.modeling.vocabulary_adatok import ImageVocabulary
 from adatok_hf.modeling.vocabulary_tatok import TaTokVocabulary
 
 
+def test_one_global_token_alone_is_an_image():
+    vocabulary = TaTokVocabulary(1, 8, 4, 16)
+    assert vocabulary.from_sequence(vocabulary.to_sequence(None, [3], [16] * 4)) == (None, [3], [16] * 4)
+
+
 def test_every_id_has_one_meaning(tatok_vocabulary):
     vocabulary = tatok_vocabulary
     classes = [vocabulary.class_id(label) for label in (0, 1, None)]
