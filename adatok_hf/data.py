@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from transformers import BaseImageProcessor
 
 from .extras import require
@@ -162,8 +162,8 @@ def load_image_dataset(source: str, split: str = "train", max_images: int | None
     else:
         dataset = _load_folder(Path(source), rows) if Path(source).is_dir() else _load_hub_dataset(source, split)
     if max_images is not None and max_images < len(dataset):
-        indices = torch.linspace(0, len(dataset) - 1, max_images).long().tolist()
-        dataset = torch.utils.data.Subset(dataset, indices)
+        indices = [row * (len(dataset) - 1) // max(max_images - 1, 1) for row in range(max_images)]
+        dataset = Subset(dataset, indices)
     return dataset
 
 
@@ -399,6 +399,11 @@ def random_square(image: Image.Image, min_crop: float, key: str) -> Image.Image:
     size = max(round(min(image.size) * (min_crop + (1 - min_crop) * size_share)), 1)
     left, top = round((image.width - size) * left_share), round((image.height - size) * top_share)
     return image.crop((left, top, left + size, top + size))
+
+
+def only_readable(dataset: Dataset, processor: BaseImageProcessor, warn: Callable[[str], object]) -> Subset:
+    """The images of a dataset that [`read_images`] does not pass over, found out by reading all of them."""
+    return Subset(dataset, [row for row, _, _ in read_images(dataset, range(len(dataset)), processor, warn)])
 
 
 class RandomCrops(Dataset):

@@ -108,7 +108,10 @@ def prepare_folder(path: Path):
 def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.strerror}: {error.filename}."
-    return " ".join(str(error).split())
+    text = str(error)
+    if text.startswith("Caught ") and "in DataLoader worker" in text:  # torch puts the traceback into the message
+        text = text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    return " ".join(text.split())
 
 
 def say(text: str):

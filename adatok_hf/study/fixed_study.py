@@ -12,10 +12,11 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import logging
 
 from ..allocation.reward_table import RewardTable, build_reward_table
 from ..checkpoint import load_checkpoint
-from ..data import load_image_dataset
+from ..data import load_image_dataset, only_readable
 from ..files import read_json, sole_user, write_json
 from ..metrics.inception import MIN_IMAGES
 from ..metrics.perceptual import load_lpips
@@ -27,13 +28,15 @@ from ..training.recipe import checkpoint_to_resume, parse_recipe
 from ..training.tokenizer_arguments import ARGUMENT_CLASSES
 from ..training.tokenizer_trainer import ReconstructionTrainer
 from ..training.train_policy import train_policy
-from ..training.train_tokenizer import train
+from ..training.train_tokenizer import build_model, tokenizer_identity, train
 from .arms import Arm, HeldOut
 from .fixed_rfid import ReconstructionDistance
 from .measured_arm import MeasuredArm
 from .runs import scores_of
 from .statistics import interval, resampled_means
 
+
+logger = logging.get_logger(__name__)
 
 RESULT_NAME = "fixed.json"
 SPEED_NAME = "speed.json"  # of an arm that is trained
@@ -232,7 +235,10 @@ def run_fixed_study(
         arm_arguments(settings, *each)  # what does not fit is told before anything is trained
     _claim(out, settings)
     lpips = load_lpips("alex", weights_dir)
-    held_out = load_image_dataset(settings.eval_data, "validation", settings.eval_images)
+    _, processor = build_model(arm_arguments(settings, *planned[0])[0])
+    held_out = only_readable(
+        load_image_dataset(settings.eval_data, "validation", settings.eval_images), processor, logger.warning
+    )
     measured, trainings = [], []
     distance = None
     for arm, seed, folder in planned:
@@ -283,7 +289,7 @@ def _train(model_arguments, data, training, trainer: type[ArmTrainer]):
     with sole_user(folder):
         if (folder / SPEED_NAME).is_file():
             return
-        resumed = checkpoint_to_resume(training)
+        resumed = checkpoint_to_resume(training, tokenizer_identity(model_arguments, data))
         done = TrainerState.load_from_json(f"{resumed}/{TRAINER_STATE_NAME}").global_step if resumed else 0
         steps = training.max_steps - done
         start = time.process_time()

@@ -13,9 +13,10 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import set_seed
+from transformers.utils import logging
 
 from ..checkpoint import checkpoint_name, load_checkpoint, model_hash
-from ..data import ImageCollator, load_image_dataset
+from ..data import ImageCollator, ReadableImages, load_image_dataset, only_readable
 from ..files import write_json
 from ..metrics.budgets import measure_budgets
 from ..metrics.perceptual import load_lpips
@@ -25,6 +26,8 @@ from ..training.tokenizer_arguments import ReconstructionTrainingArguments
 from ..training.tokenizer_trainer import ReconstructionTrainer
 from .statistics import interval, resampled_means
 
+
+logger = logging.get_logger(__name__)
 
 NO_HEADS, SHARED_HEAD, K_HEADS = ARMS = ("no heads", "shared head", "K heads")
 HEADS_ON, HEADS_ZEROED = REFERENCES = ("checkpoint, heads on", "checkpoint, heads zeroed")
@@ -261,8 +264,10 @@ def run_heads_study(
     budgets = base.config.budgets
     if len(budgets) < 2:
         raise ValueError(f"{checkpoint} has the single candidate budget {budgets[0]}: its one head is shared already.")
-    train_dataset = load_image_dataset(train_data)
-    eval_dataset = load_image_dataset(eval_data, "validation", max_eval_images)
+    train_dataset = ReadableImages(load_image_dataset(train_data), logger.warning)
+    eval_dataset = only_readable(
+        load_image_dataset(eval_data, "validation", max_eval_images), processor, logger.warning
+    )
     settings = HeadsStudySettings(
         checkpoint=model_hash(base),
         train_data=train_data,

@@ -88,7 +88,8 @@ class EqualLengthSampler(Sampler):
 class AdaTokGeneratorTrainer(MuonTrainer, ResumableTrainer):
     """
     Trains a causal language model on sequences of image codes. What differs from [`~transformers.Trainer`]: batches
-    have one length, every token weighs the same although batches have few or many, and evaluation drops no class.
+    have one length, every token weighs the same although batches have few or many, in evaluation too, and that drops
+    no class.
 
     Args:
         vocabulary ([`ImageVocabulary`] or [`TaTokVocabulary`]): Of the sequences.
@@ -100,10 +101,10 @@ class AdaTokGeneratorTrainer(MuonTrainer, ResumableTrainer):
     def __init__(self, vocabulary: GeneratorVocabulary, args: GeneratorTrainingArguments, **kwargs):
         self.vocabulary = vocabulary
         super().__init__(args=args, data_collator=SequenceCollator(vocabulary, args.class_dropout), **kwargs)
-        lengths = self.train_dataset["length"][:] if self.train_dataset is not None else []
-        self.mean_targets = sum(lengths) / len(lengths) - 1 if lengths else None  # all but the class
+        self.mean_targets = _mean_targets(self.train_dataset) if self.train_dataset is not None else None
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        self.mean_eval_targets = _mean_targets(self.eval_dataset if eval_dataset is None else eval_dataset)
         collator, self.data_collator = self.data_collator, SequenceCollator(self.vocabulary)
         try:
             return super().get_eval_dataloader(eval_dataset)
@@ -122,6 +123,18 @@ class AdaTokGeneratorTrainer(MuonTrainer, ResumableTrainer):
             sequences = self.args.train_batch_size * self.args.gradient_accumulation_steps * processes
             num_items_in_batch = torch.as_tensor(self.mean_targets * sequences, device=self.args.device)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        loss, *others = super().prediction_step(model, inputs, *args, **kwargs)
+        # Evaluation takes the mean of these over sequences, which long ones must outweigh.
+        targets = (inputs["labels"][:, 1:] != IGNORED).sum() / len(inputs["labels"])
+        return loss * targets / self.mean_eval_targets, *others
+
+
+def _mean_targets(dataset) -> float:
+    """Of a sequence, all ids but the class."""
+    lengths = dataset["length"][:]
+    return sum(lengths) / len(lengths) - 1
 
 
 __all__ = ["AdaTokGeneratorTrainer", "EqualLengthSampler", "SequenceCollator"]

@@ -46,6 +46,11 @@ class RewardDataset(Dataset):
         return {"features": self.features[indices], "fidelity": self.fidelity[indices]}
 
 
+def _as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`RewardDataset` gives whole batches; a lambda would not reach the workers of several processes."""
+    return batch
+
+
 class AdaTokPolicyTrainer(StatefulTrainer):
     """
     Trains a policy on a reward table. The tokenizer is not involved, so it cannot change.
@@ -101,7 +106,7 @@ class AdaTokPolicyTrainer(StatefulTrainer):
             args=args,
             train_dataset=RewardDataset(train_dataset, args.mse_weight),
             eval_dataset=eval_dataset,
-            data_collator=lambda batch: batch,  # `RewardDataset` gives whole batches
+            data_collator=_as_it_is,
             **kwargs,
         )
         self.model_accepts_loss_kwargs = False

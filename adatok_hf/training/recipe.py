@@ -19,6 +19,7 @@ from transformers.hf_argparser import string_to_bool
 from transformers.utils import logging
 
 from ..files import parse_yaml, read_json, remove_left_overs, sole_user
+from .stateful_trainer import IDENTITY_NAME, Identity
 
 
 logger = logging.get_logger(__name__)
@@ -140,15 +141,25 @@ def _check_sharding(arguments: TrainingArguments):
         raise ValueError("Trainings run under DDP, not FSDP: take adatok_hf/recipes/accelerate/ddp.yaml.")
 
 
-def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
+def named(source: str | None) -> str | None:
+    """A name by which data or a checkpoint is known again: where it lies, if it lies here."""
+    return str(Path(source).resolve()) if source and Path(source).exists() else source
+
+
+def checkpoint_to_resume(arguments: TrainingArguments, identity: Identity | None = None) -> str | None:
     """
     The checkpoint that a run goes on from: the one that the arguments name, or else the last whole one in their output
     folder, if there is any. A later one that a cut left damaged is named in a warning. Earlier ones that a kill kept
     from being deleted, or left half deleted, are removed: a finished run would keep them, and the Trainer's own
     rotation takes what was half deleted for the newest.
 
+    Args:
+        arguments ([`~transformers.TrainingArguments`]): The arguments.
+        identity (`Identity`, *optional*): What the run is of, see [`ResumableTrainer`]. A checkpoint that the
+            arguments name is taken whatever it is of.
+
     Raises:
-        `ValueError`: if the arguments name a checkpoint that is not whole.
+        `ValueError`: if the arguments name a checkpoint that is not whole, or the one found is of another run.
     """
     if arguments.resume_from_checkpoint is not None:
         damage = find_damage(Path(arguments.resume_from_checkpoint))
@@ -166,11 +177,22 @@ def checkpoint_to_resume(arguments: TrainingArguments) -> str | None:
             continue
         if newest is None:
             newest = str(checkpoint)
+            _check_identity(checkpoint, identity or {})
             best = Path(read_json(checkpoint / "trainer_state.json").get("best_model_checkpoint") or "").name
         kept += damage is None
         if rotates and checkpoint.name != best and (damage is not None or kept > limit):
             shutil.rmtree(checkpoint, ignore_errors=True)
     return newest
+
+
+def _check_identity(checkpoint: Path, identity: Identity):
+    path = checkpoint / IDENTITY_NAME
+    for name, found in read_json(path).items() if path.is_file() else ():
+        if name in identity and found != identity[name]:
+            raise ValueError(
+                f"{checkpoint} is of another run, with {name}={found!r} in place of {identity[name]!r}; give another "
+                "--output-dir, or name it by --resume-from-checkpoint to go on from it all the same."
+            )
 
 
 def find_damage(checkpoint: Path) -> str | None:

@@ -12,8 +12,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
-from ..files import named_errors
+from ..files import named_errors, write_json
 
+
+IDENTITY_NAME = "identity.json"
+Identity = dict[str, str | float | None]  # what a run is of, by the names of options
 
 logger = logging.get_logger(__name__)
 
@@ -24,7 +27,12 @@ class ResumableTrainer(Trainer):
 
     Of several processes that train, each starts the workers of its data loaders from a server without threads. A fork
     of itself could wait forever for a lock that a thread of its process group held at that moment.
+
+    Attributes:
+        identity (`Identity`): What the run is of: its data, what it starts from, its objective. Checkpoints keep it.
     """
+
+    identity: Identity | None = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -54,6 +62,8 @@ class ResumableTrainer(Trainer):
         try:
             with named_errors(folder):
                 super()._save_checkpoint(model, trial)
+                if self.identity is not None and self.args.should_save:
+                    write_json(folder / IDENTITY_NAME, self.identity)
         except OSError:  # a full disk: the half of a checkpoint is of no use
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -19,7 +19,7 @@ from .generator_arguments import (
     GeneratorTrainingArguments,
 )
 from .generator_trainer import AdaTokGeneratorTrainer
-from .recipe import checkpoint_to_resume, run_recipe
+from .recipe import checkpoint_to_resume, named, run_recipe
 
 
 CARD = """---
@@ -87,7 +87,8 @@ def train(
     is resumed.
 
     Returns:
-        `dict[str, float]`: `eval_loss` in nats of a token where there is evaluation data, else `train_loss`.
+        `dict[str, float]`: `eval_loss` in nats of a token where there is evaluation data, else `train_loss`, or
+        nothing of a run that was finished already.
     """
     if not data_arguments.train_data:
         raise ValueError("There is nothing to train on: give --train_data, a folder of `adatok tokenize-dataset`.")
@@ -111,8 +112,14 @@ def train(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
     )
-    metrics = trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments)).metrics
-    metrics = trainer.evaluate() if eval_dataset is not None else {"train_loss": metrics["train_loss"]}
+    trainer.identity = {
+        "tokenizer": vocabulary.tokenizer_hash,
+        "train_data": named(data_arguments.train_data),
+        "init_from": named(model_arguments.init_from),
+    }
+    trained = trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments, trainer.identity)).metrics
+    losses = {name: value for name, value in trained.items() if name == "train_loss"}
+    metrics = trainer.evaluate() if eval_dataset is not None else losses
     if trainer.is_world_process_zero():
         export_generator(trainer, arguments.output_dir, metrics, model_arguments.init_from)
     return metrics

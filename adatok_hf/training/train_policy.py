@@ -23,6 +23,7 @@ from ..modeling.modeling_adatok import AdaTokPolicy
 from .policy_arguments import ARGUMENT_CLASSES, PolicyDataArguments, PolicyTrainingArguments
 from .policy_trainer import AdaTokPolicyTrainer
 from .recipe import checkpoint_to_resume, run_recipe
+from .stateful_trainer import Identity
 
 
 logger = logging.get_logger(__name__)
@@ -37,11 +38,15 @@ class TrainedPolicy:
         policy ([`AdaTokPolicy`]): On the CPU, in evaluation mode.
         history (`list[dict[str, float]]`): What the trainer logged, step by step.
         weights (`tuple[float, float]`): Of fidelity and efficiency at the end.
+        steps (`int`): How many steps it took.
+        batch_size (`int`): Rows of the table a step, of all processes together.
     """
 
     policy: AdaTokPolicy
     history: list[dict[str, float]]
     weights: tuple[float, float]
+    steps: int
+    batch_size: int
 
 
 def new_policy(config: AdaTokConfig, seed: int = 0) -> AdaTokPolicy:
@@ -124,13 +129,27 @@ def train_policy(
     )
     if arguments.log_level == "error":
         trainer.remove_callback(PrinterCallback)
+    trainer.identity = policy_identity(table, arguments)
     trainer.train(resume_from_checkpoint=resume_from_checkpoint)
     trainer.evaluate()
     return TrainedPolicy(
         policy=trainer.accelerator.unwrap_model(trainer.model).cpu().eval(),
         history=trainer.state.log_history,
         weights=tuple(trainer.weighting.weights.tolist()),
+        steps=trainer.state.global_step,
+        batch_size=arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
     )
+
+
+def policy_identity(table: RewardTable, arguments: PolicyTrainingArguments) -> Identity:
+    """What makes a training of a policy this one: its rewards, and what it makes of them."""
+    names = ("weighting", "scale_rewards", "mse_weight", "entropy_coef", "beta", "target_mean_budget")
+    return {
+        "tokenizer": table.info.model_hash,
+        "table": table.info.data,
+        "images": len(table),
+        **{name: getattr(arguments, name) for name in names},
+    }
 
 
 def train(data_arguments: PolicyDataArguments, arguments: PolicyTrainingArguments) -> dict[str, float]:
@@ -163,7 +182,8 @@ def train(data_arguments: PolicyDataArguments, arguments: PolicyTrainingArgument
     else:
         table, eval_table = set_aside(table)
         measured_on = f"{len(eval_table)} training images, every tenth, set aside"
-    trained = train_policy(table, model.config, arguments, eval_table, checkpoint_to_resume(arguments))
+    resumed = checkpoint_to_resume(arguments, policy_identity(table, arguments))
+    trained = train_policy(table, model.config, arguments, eval_table, resumed)
     metrics = {
         name.removeprefix("eval_"): value for name, value in trained.history[-1].items() if name.startswith("eval_")
     }
@@ -193,8 +213,8 @@ def policy_facts(trained: TrainedPolicy, arguments: PolicyTrainingArguments, num
         "target_mean": f"a Lagrange multiplier for a mean budget of {arguments.target_mean_budget}",
     }
     return {
-        "policy": f"GRPO over all candidate budgets on {num_images} images, {arguments.max_steps} steps of "
-        f"{arguments.train_batch_size}; {rules[arguments.weighting]}, final weights {fidelity:.3f} of fidelity "
+        "policy": f"GRPO over all candidate budgets on {num_images} images, {trained.steps} steps of "
+        f"{trained.batch_size}; {rules[arguments.weighting]}, final weights {fidelity:.3f} of fidelity "
         f"(LPIPS + {arguments.mse_weight:g} x squared error) and {efficiency:.3f} of efficiency",
         "LPIPS above": "backbone alex",
     }

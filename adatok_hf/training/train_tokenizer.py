@@ -9,10 +9,11 @@ from transformers import IntervalStrategy, PreTrainedConfig, PreTrainedModel, Tr
 from transformers.utils import logging
 
 from ..checkpoint import load_checkpoint, read_metrics
-from ..data import ImageCollator, RandomCrops, ReadableImages, load_image_dataset, read_images
+from ..data import ImageCollator, RandomCrops, ReadableImages, load_image_dataset, only_readable
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 from ..stream import ImageStream, load_image_stream
-from .recipe import checkpoint_to_resume, run_recipe
+from .recipe import checkpoint_to_resume, named, run_recipe
+from .stateful_trainer import Identity
 from .tokenizer_arguments import ARGUMENT_CLASSES, DataArguments, ReconstructionTrainingArguments, StartArguments
 from .tokenizer_trainer import ReconstructionTrainer
 
@@ -96,12 +97,22 @@ def train(
     if arguments.do_train:
         if not data_arguments.streaming:
             trainer.add_callback(OtherCropsEachEpoch(train_dataset))
-        trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments))
+        trainer.identity = tokenizer_identity(model_arguments, data_arguments)
+        trainer.train(resume_from_checkpoint=checkpoint_to_resume(arguments, trainer.identity))
     metrics = trainer.evaluate() if eval_dataset is not None else {}
     if arguments.do_train and trainer.is_world_process_zero():
         rows = quality_rows(metrics, trainer.training_budgets)
         trainer.export(arguments.output_dir, {"rows": rows, "training": training_facts(trainer, data_arguments)})
     return metrics
+
+
+def tokenizer_identity(model_arguments: StartArguments, data_arguments: DataArguments) -> Identity:
+    """What makes a training of a tokenizer this one."""
+    return {
+        "train_data": named(data_arguments.train_data),
+        "train_split": data_arguments.train_split,
+        "init_from": named(model_arguments.init_from),
+    }
 
 
 def load_train_images(
@@ -139,10 +150,10 @@ class OtherCropsEachEpoch(TrainerCallback):
 def load_eval_images(arguments: DataArguments, processor: AdaTokImageProcessor) -> Subset:
     """The evaluation images that can be read, found out before the training; `ValueError` if none can."""
     images = load_image_dataset(arguments.eval_data, arguments.eval_split, arguments.max_eval_images)
-    rows = [row for row, _, _ in read_images(images, range(len(images)), processor, logger.warning)]
-    if not rows:
+    readable = only_readable(images, processor, logger.warning)
+    if not readable:
         raise ValueError(f"None of the {len(images)} images of {arguments.eval_data} can be read.")
-    return Subset(images, rows)
+    return readable
 
 
 def quality_rows(metrics: dict[str, float], budgets: list[int]) -> list[dict[str, float]]:

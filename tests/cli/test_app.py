@@ -47,6 +47,14 @@ class OddError(Exception):
         (KeyError("x"), 3, "KeyError: 'x'; `adatok --debug ...` shows where."),
         (RecursionError("too deep"), 3, "RecursionError: too deep; `adatok --debug ...` shows where."),
         (MemoryError(), 3, "MemoryError; `adatok --debug ...` shows where."),
+        (
+            ValueError(
+                "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+                '  File "stream.py", line 131, in _read_cells\nadatok_hf.data.ImageFileError: File 1 of tars: no.\n'
+            ),
+            2,
+            "File 1 of tars: no.",
+        ),
         (ValueError("A name \x1b[31m\nred."), 2, "A name \\x1b[31m red."),
         (ModuleNotFoundError("No module named 'x'", name="x"), 2, "No module named 'x'"),
     ],

@@ -1,6 +1,7 @@
 """The comparison of no heads, one shared head and a head per budget, on a tiny model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -309,6 +310,15 @@ def test_a_number_that_is_too_small_is_refused(inputs, tmp_path, name, value, le
 def test_a_folder_with_another_study_is_refused(study, inputs):
     with pytest.raises(ValueError, match="belongs to another study: steps is 3 there and 4 here"):
         heads.run_heads_study(**inputs, out=study[1], **{**ARGUMENTS, "steps": 4})
+
+
+def test_a_picture_that_cannot_be_read_ends_no_study(inputs, tmp_path):
+    folders = {}
+    for name in ("train_data", "eval_data"):
+        folders[name] = str(shutil.copytree(inputs[name], tmp_path / name))
+        (tmp_path / name / "1.png").write_bytes((tmp_path / name / "0.png").read_bytes()[:60])
+    result = heads.run_heads_study(**{**inputs, **folders}, out=tmp_path / "out", **ARGUMENTS)
+    assert result["n"] == 4
 
 
 def test_a_damaged_file_is_named(study, inputs, tmp_path):

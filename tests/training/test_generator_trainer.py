@@ -178,3 +178,15 @@ def test_muon_trains_the_matrices_of_the_layers(make_trainer):
     for name, weight in trainer.model.named_parameters():
         assert (id(weight) in by_muon) == (".layers." in name and weight.ndim == 2)
         assert not torch.equal(weight, before[name])
+
+
+def test_in_evaluation_every_token_weighs_the_same(make_trainer):
+    trainer, rows = make_trainer(per_device_eval_batch_size=3), random_sequences(8).sort("length")
+    losses = []
+    for row in rows["input_ids"]:
+        ids = torch.tensor([row])
+        with torch.no_grad():
+            logits = trainer.model(ids).logits[0, :-1]
+        losses += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").tolist()
+    assert trainer.evaluate(rows)["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert len({len(row) for row in rows["input_ids"]}) > 1

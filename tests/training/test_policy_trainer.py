@@ -68,6 +68,14 @@ def test_more_weight_on_fidelity_gives_more_codes(make_table, tiny_config, argum
     assert low < high
 
 
+def test_rows_reach_workers_that_are_not_forked(make_table, tiny_config, arguments):
+    workers = {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "forkserver"}
+    alone, apart = (
+        train_policy(make_table(100), tiny_config, arguments(max_steps=2, **more)) for more in ({}, workers)
+    )
+    assert all(torch.equal(*pair) for pair in zip(alone.policy.parameters(), apart.policy.parameters()))
+
+
 @pytest.mark.parametrize("start", [0.25, 0.75])
 def test_gradient_rule_moves_the_weights_from_wherever_they_start(make_table, tiny_config, arguments, start):
     args = arguments(max_steps=150, fidelity_weight=start, weighting_learning_rate=0.3)

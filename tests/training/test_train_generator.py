@@ -85,6 +85,16 @@ def test_the_command_prints_its_metrics_as_json(codes, tmp_path, capsys):
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])) == {"train_loss"}
 
 
+def test_a_finished_training_is_taken_up_and_one_of_other_codes_is_not(codes, arguments, tmp_path, one_sentence):
+    arguments.save_strategy, data = "steps", GeneratorDataArguments(codes("train"))
+    assert train(GeneratorModelArguments(**SMALL), data, arguments).keys() == {"train_loss"}
+    (tmp_path / "run" / "model.safetensors").unlink()
+    assert train(GeneratorModelArguments(**SMALL), data, arguments) == {}
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    with one_sentence("checkpoint-2 is of another run", "train_data="):
+        train(GeneratorModelArguments(**SMALL), GeneratorDataArguments(codes("others")), arguments)
+
+
 def test_a_tatok_has_its_generator_by_the_same_recipe(codes, tatok_checkpoint, tiny_tatok, tmp_path, capsys):
     folders = [codes(name, None, tatok_checkpoint) for name in ("train", "eval")]
     rows = ["--use_cpu", "true", "--bf16", "false", "--report_to", "none", "--disable_tqdm", "true"]

@@ -43,6 +43,20 @@ def run(tmp_path, tiny_checkpoint, write_pictures, weights_dir, capsys):
     return run_command
 
 
+def test_a_run_of_other_rewards_is_not_taken_up(run, tmp_path, one_sentence):
+    run()
+    before = (tmp_path / "out" / "README.md").read_text()
+    with one_sentence("checkpoint-4 is of another run", "mse_weight=1.0 in place of 0.0", "--output-dir"):
+        run("--mse_weight", "0")
+    assert (tmp_path / "out" / "README.md").read_text() == before
+    run("--mse_weight", "0", "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-2"))  # as asked for
+
+
+def test_the_card_counts_steps_and_rows(run, tmp_path):
+    run("--max_steps", "-1", "--num_train_epochs", "1", "--gradient_accumulation_steps", "2")
+    assert "on 72 images, 2 steps of 64;" in (tmp_path / "out" / "README.md").read_text()
+
+
 def tensors_of(path) -> dict[str, torch.Tensor]:
     with safe_open(path / "model.safetensors", framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}

@@ -77,6 +77,14 @@ def test_cut_off_run_is_resumed_from_its_last_checkpoint(run, tmp_path):
     assert (out / "model.safetensors").stat().st_mtime_ns != exported
 
 
+def test_a_run_on_other_data_is_not_taken_up(run, tmp_path, one_sentence):
+    run()
+    before = (tmp_path / "out" / "README.md").read_bytes()
+    with one_sentence("is of another run", "train_data=", "validation", "--output-dir"):
+        run("--train_data", str(tmp_path / "validation"))
+    assert (tmp_path / "out" / "README.md").read_bytes() == before
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_run_resumed_inside_an_epoch_sees_the_same_pictures(run, tmp_path, workers):
     options = ("--save_steps", "1", "--max_steps", "5", "--dataloader_num_workers", str(workers))
