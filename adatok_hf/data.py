@@ -401,9 +401,20 @@ def random_square(image: Image.Image, min_crop: float, key: str) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def only_readable(dataset: Dataset, processor: BaseImageProcessor, warn: Callable[[str], object]) -> Subset:
-    """The images of a dataset that [`read_images`] does not pass over, found out by reading all of them."""
-    return Subset(dataset, [row for row, _, _ in read_images(dataset, range(len(dataset)), processor, warn)])
+def load_readable_images(
+    source: str, split: str, max_images: int | None, processor: BaseImageProcessor, warn: Callable[[str], object]
+) -> Subset:
+    """
+    Those of [`load_image_dataset`] that [`read_images`] does not pass over, found out by reading all of them.
+
+    Raises:
+        `ValueError`: if there are none, and as [`load_image_dataset`].
+    """
+    images = load_image_dataset(source, split, max_images)
+    rows = [row for row, _, _ in read_images(images, range(len(images)), processor, warn)]
+    if not rows:
+        raise ValueError(f"None of the {len(images)} images of {source} can be read.")
+    return Subset(images, rows)
 
 
 class RandomCrops(Dataset):

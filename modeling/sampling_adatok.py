@@ -189,16 +189,15 @@ class CodeSampler:
         if budgets is None:
             drawn = []
             for prompts, numbers in zip(classes[:, None].split(batch_size), noise.split(batch_size)):
-                logits = self.model(prompts.to(self.device), use_cache=False, logits_to_keep=1).logits[:, -1]
+                output = self.model(prompts.to(self.device), use_cache=False, logits_to_keep=1)
                 legal = self.vocabulary.budget_ids
+                logits = output.logits[:, -1, legal.start : legal.stop]
                 self._check_logits(logits.isfinite().all())
-                drawn.append(
-                    self._draw(logits[:, legal.start : legal.stop], numbers, self.warpers).cpu() + legal.start
-                )
+                drawn.append(self._draw(logits, numbers, self.warpers).cpu() + legal.start)
             return torch.cat(drawn)
+        each = budgets if isinstance(budgets, Iterable) else [budgets] * len(classes)
         try:
-            one_each = map(index, budgets) if isinstance(budgets, Iterable) else [index(budgets)] * len(classes)
-            wanted = list(one_each)
+            wanted = [index(budget) for budget in each]
         except TypeError as error:
             raise ValueError(f"budgets must be a whole number, or one for each image; got {budgets!r}.") from error
         if len(wanted) != len(classes):
@@ -272,7 +271,7 @@ class CodeSampler:
         """One id per row by inverting the cumulative distribution, so that a row needs one random number."""
         if self.temperature == 0:
             return logits.argmax(dim=-1)
-        logits = logits.float() - logits.max(dim=-1, keepdim=True).values  # a small temperature must not overflow
+        logits = logits.float() - logits.amax(dim=-1, keepdim=True)  # a small temperature must not overflow
         cumulative = warpers(None, logits).softmax(dim=-1).cumsum(dim=-1)
         total = cumulative[:, -1:]
         # Rounding must not reach the total, behind which there is no id.

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from ..allocation.reward_table import RewardTable, build_reward_table
 from ..checkpoint import load_checkpoint
-from ..data import load_image_dataset, only_readable
+from ..data import load_image_dataset, load_readable_images
 from ..files import read_json, sole_user, write_json
 from ..metrics.inception import MIN_IMAGES
 from ..metrics.perceptual import load_lpips
@@ -236,9 +236,7 @@ def run_fixed_study(
     _claim(out, settings)
     lpips = load_lpips("alex", weights_dir)
     _, processor = build_model(arm_arguments(settings, *planned[0])[0])
-    held_out = only_readable(
-        load_image_dataset(settings.eval_data, "validation", settings.eval_images), processor, logger.warning
-    )
+    held_out = load_readable_images(settings.eval_data, "validation", settings.eval_images, processor, logger.warning)
     measured, trainings = [], []
     distance = None
     for arm, seed, folder in planned:

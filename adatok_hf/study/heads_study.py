@@ -16,7 +16,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ..checkpoint import checkpoint_name, load_checkpoint, model_hash
-from ..data import ImageCollator, ReadableImages, load_image_dataset, only_readable
+from ..data import ImageCollator, ReadableImages, load_image_dataset, load_readable_images
 from ..files import write_json
 from ..metrics.budgets import measure_budgets
 from ..metrics.perceptual import load_lpips
@@ -265,9 +265,7 @@ def run_heads_study(
     if len(budgets) < 2:
         raise ValueError(f"{checkpoint} has the single candidate budget {budgets[0]}: its one head is shared already.")
     train_dataset = ReadableImages(load_image_dataset(train_data), logger.warning)
-    eval_dataset = only_readable(
-        load_image_dataset(eval_data, "validation", max_eval_images), processor, logger.warning
-    )
+    eval_dataset = load_readable_images(eval_data, "validation", max_eval_images, processor, logger.warning)
     settings = HeadsStudySettings(
         checkpoint=model_hash(base),
         train_data=train_data,

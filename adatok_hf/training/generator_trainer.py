@@ -104,7 +104,6 @@ class AdaTokGeneratorTrainer(MuonTrainer, ResumableTrainer):
         self.mean_targets = _mean_targets(self.train_dataset) if self.train_dataset is not None else None
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        self.mean_eval_targets = _mean_targets(self.eval_dataset if eval_dataset is None else eval_dataset)
         collator, self.data_collator = self.data_collator, SequenceCollator(self.vocabulary)
         try:
             return super().get_eval_dataloader(eval_dataset)
@@ -126,9 +125,13 @@ class AdaTokGeneratorTrainer(MuonTrainer, ResumableTrainer):
 
     def prediction_step(self, model, inputs, *args, **kwargs):
         loss, *others = super().prediction_step(model, inputs, *args, **kwargs)
-        # Evaluation takes the mean of these over sequences, which long ones must outweigh.
         targets = (inputs["labels"][:, 1:] != IGNORED).sum() / len(inputs["labels"])
-        return loss * targets / self.mean_eval_targets, *others
+        return loss * targets, *others  # of a whole sequence, as the loop below takes the mean over sequences
+
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics[f"{metric_key_prefix}_loss"] /= _mean_targets(dataloader.dataset)
+        return output
 
 
 def _mean_targets(dataset) -> float:

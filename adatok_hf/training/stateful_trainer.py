@@ -41,6 +41,11 @@ class ResumableTrainer(Trainer):
             args.dataloader_multiprocessing_context = "spawn" if os.name == "nt" else "forkserver"
             multiprocessing.set_forkserver_preload(["adatok_hf.stream"])  # else each worker would import torch anew
 
+    @property
+    def rows_per_step(self) -> int:
+        """What an optimizer step takes, of all processes together."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
     def train(self, resume_from_checkpoint: str | None = None, **kwargs) -> TrainOutput:
         if resume_from_checkpoint is None:
             return super().train(**kwargs)

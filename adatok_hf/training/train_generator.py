@@ -135,11 +135,10 @@ def export_generator(
             "is left as it is. Start anew with a lower learning rate."
         )
     arguments, vocabulary, steps = trainer.args, trainer.vocabulary, trainer.state.global_step
-    batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     facts = {
         "training sequences": len(trainer.train_dataset),
         "steps": steps,
-        "sequences per step": batch_size,
+        "sequences per step": trainer.rows_per_step,
         "parameters": trainer.model.num_parameters(),
         "class dropout": arguments.class_dropout,
     }

@@ -137,7 +137,7 @@ def train_policy(
         history=trainer.state.log_history,
         weights=tuple(trainer.weighting.weights.tolist()),
         steps=trainer.state.global_step,
-        batch_size=arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
+        batch_size=trainer.rows_per_step,
     )
 
 

@@ -9,7 +9,7 @@ from transformers import IntervalStrategy, PreTrainedConfig, PreTrainedModel, Tr
 from transformers.utils import logging
 
 from ..checkpoint import load_checkpoint, read_metrics
-from ..data import ImageCollator, RandomCrops, ReadableImages, load_image_dataset, only_readable
+from ..data import ImageCollator, RandomCrops, ReadableImages, load_image_dataset, load_readable_images
 from ..modeling import AdaTokImageProcessor, AdaTokModel
 from ..stream import ImageStream, load_image_stream
 from .recipe import checkpoint_to_resume, named, run_recipe
@@ -149,11 +149,8 @@ class OtherCropsEachEpoch(TrainerCallback):
 
 def load_eval_images(arguments: DataArguments, processor: AdaTokImageProcessor) -> Subset:
     """The evaluation images that can be read, found out before the training; `ValueError` if none can."""
-    images = load_image_dataset(arguments.eval_data, arguments.eval_split, arguments.max_eval_images)
-    readable = only_readable(images, processor, logger.warning)
-    if not readable:
-        raise ValueError(f"None of the {len(images)} images of {arguments.eval_data} can be read.")
-    return readable
+    split, limit = arguments.eval_split, arguments.max_eval_images
+    return load_readable_images(arguments.eval_data, split, limit, processor, logger.warning)
 
 
 def quality_rows(metrics: dict[str, float], budgets: list[int]) -> list[dict[str, float]]:
@@ -166,7 +163,6 @@ def quality_rows(metrics: dict[str, float], budgets: list[int]) -> list[dict[str
 def training_facts(trainer: ReconstructionTrainer, data_arguments: DataArguments) -> dict[str, str | int]:
     """What the model card says of a finished run."""
     arguments, steps = trainer.args, trainer.state.global_step
-    batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     images = trainer.train_dataset
     facts = {
         "data": data_arguments.data_description or "not described",
@@ -174,8 +170,8 @@ def training_facts(trainer: ReconstructionTrainer, data_arguments: DataArguments
         if data_arguments.streaming
         else len(images) - int(images.dataset.unreadable.sum()),
         "steps": steps,
-        "images per step": batch_size,
-        "images seen": steps * batch_size,
+        "images per step": trainer.rows_per_step,
+        "images seen": steps * trainer.rows_per_step,
         "perceptual loss": f"LPIPS ({arguments.perceptual_net}), weight {arguments.perceptual_weight}",
         "adversarial loss": f"weight {arguments.adversarial_weight}" if trainer.discriminator is not None else "none",
     }

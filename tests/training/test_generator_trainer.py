@@ -190,3 +190,8 @@ def test_in_evaluation_every_token_weighs_the_same(make_trainer):
         losses += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").tolist()
     assert trainer.evaluate(rows)["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     assert len({len(row) for row in rows["input_ids"]}) > 1
+
+
+def test_a_prediction_has_its_loss_per_token_too(make_trainer):
+    trainer, rows = make_trainer(class_dropout=0.0), random_sequences(8).sort("length")
+    assert trainer.predict(rows).metrics["test_loss"] == pytest.approx(trainer.evaluate(rows)["eval_loss"], rel=1e-5)
