@@ -150,6 +150,13 @@ class ReconstructionTrainingArguments(MuonTrainingArguments):
     revive_latents_steps: list[int] = field(
         default_factory=list, metadata={"help": "Steps after which latent tokens without influence are restarted."}
     )
+    even_pixels: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep the lattice of the pixel decoder's last convolution out of plain areas: where its input is "
+            "constant, so are the pixels."
+        },
+    )
     freeze_latent_norm_step: int | None = field(
         default=None, metadata={"help": "Step from which the latents are normalised by fixed statistics."}
     )
@@ -168,6 +175,8 @@ class ReconstructionTrainingArguments(MuonTrainingArguments):
             raise ValueError(
                 f"train_only must be one of {', '.join(TRAINABLE_PARTS)}, or not given; got {self.train_only!r}."
             )
+        if self.even_pixels and self.train_only == "heads":
+            raise ValueError("even_pixels changes the decoder, of which train_only=heads leaves all else as it is.")
         if not 0 <= self.full_budget_share <= 1:
             raise ValueError(f"full_budget_share must lie in [0, 1]; got {self.full_budget_share}.")
         if self.adversarial_weight > 0 and self.discriminator_features:

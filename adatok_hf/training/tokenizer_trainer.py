@@ -21,6 +21,7 @@ from ..model_card import read_license
 from ..modeling import AdaTokModel
 from ..modeling.blocks import AdaTokVectorQuantizer
 from .discriminator import FeatureDiscriminator, PatchDiscriminator
+from .even_pixels import even_out_pixels
 from .latent_revival import revive_latents
 from .losses import LeCamRegularizer, crop_together, draw_budgets, hinge_discriminator_loss, shift_together
 from .optimizer import MuonTrainer
@@ -85,7 +86,8 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
 
     Raises:
         `ValueError`: if `args.training_budgets` do not ascend strictly within `1 .. num_latent_tokens`, or
-            `args.perceptual_crop` is larger than the images.
+            `args.perceptual_crop` is larger than the images, or `args.even_pixels` is asked of a model without a pixel
+            decoder.
 
     Source: huggingface.co/papers/2606.07185
     """
@@ -102,6 +104,8 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
                 f"perceptual_crop must lie between 1 and image_size={model.config.image_size}; got "
                 f"{args.perceptual_crop}."
             )
+        if args.even_pixels and model.config.pixel_decoder_config is None:
+            raise ValueError("even_pixels needs a model with a pixel decoder; this one has no pixel_decoder_config.")
         self._freeze(model, args)
         super().__init__(model=model, args=args, **kwargs)
         self.model_accepts_loss_kwargs = False
@@ -261,13 +265,14 @@ class ReconstructionTrainer(MuonTrainer, StreamingTrainer):
             part += torch.bincount(used.flatten(), minlength=len(part))
 
     def _after_optimizer_step(self):
-        model = self.accelerator.unwrap_model(self.model)
+        model, step, args = self.accelerator.unwrap_model(self.model), self.state.global_step, self.args
         for quantizer in self._quantizers(model):
             if quantizer.latent_norm.training:  # fixed statistics are alike in all processes already
                 for statistic in filter(torch.is_floating_point, quantizer.latent_norm.buffers()):
                     statistic.copy_(self.accelerator.reduce(statistic, "mean"))
+        if args.even_pixels:
+            even_out_pixels(model.decoder.pixel_decoder.conv_out, model.config.num_channels)
         self.ema.update_parameters(model)
-        step, args = self.state.global_step, self.args
         if args.revive_steps and step % args.revive_steps == 0:
             counts = self._take_code_counts()
             if args.train_only is None and step <= args.revive_until * self.state.max_steps:

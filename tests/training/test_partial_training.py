@@ -113,6 +113,11 @@ def test_an_unknown_part_is_refused(tmp_path, one_sentence):
         ReconstructionTrainingArguments(str(tmp_path), train_only="encoder", use_cpu=True)
 
 
+def test_even_pixels_are_refused_where_only_the_heads_learn(tmp_path, one_sentence):
+    with one_sentence("even_pixels", "heads"):
+        ReconstructionTrainingArguments(str(tmp_path), train_only="heads", even_pixels=True, use_cpu=True)
+
+
 def test_budgets_are_drawn_from_the_training_budgets(make_trainer, pictures):
     trainer = make_trainer(images=pictures[:8], training_budgets=[3, 5], max_steps=20)
     drawn = []

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 from transformers import TrainerCallback
 
 from adatok_hf import AdaTokModel
@@ -16,6 +17,7 @@ from adatok_hf.metrics.images import to_images, to_pixel_values
 from adatok_hf.metrics.pairs import psnr
 from adatok_hf.model_card import model_card, read_license
 from adatok_hf.modeling.blocks import AdaTokLayer
+from adatok_hf.modeling.configuration_adatok import AdaTokPixelDecoderConfig
 from adatok_hf.training import tokenizer_trainer
 
 
@@ -331,3 +333,31 @@ def test_an_export_has_the_licence_that_is_named_else_that_of_the_weights_it_sta
         trainer.model.name_or_path = str(tmp_path / "base")
     trainer.export(str(tmp_path / "out"), {})
     assert read_license(tmp_path / "out") == expected
+
+
+def test_even_pixels_keep_a_plain_area_plain(make_trainer, tiny_config):
+    tiny_config.pixel_decoder_config = AdaTokPixelDecoderConfig(
+        codebook_size=None, hidden_sizes=[8, 8], layers_per_block=1, norm_num_groups=4
+    )
+    lattice = {}
+    for even_pixels in (False, True):
+        trainer = make_trainer(config=tiny_config, max_steps=2, learning_rate=0.1, even_pixels=even_pixels)
+        trainer.train()
+        convolution = trainer.model.decoder.pixel_decoder.conv_out
+        features = torch.randn(1, convolution.in_channels, 1, 1).expand(-1, -1, 5, 5)
+        with torch.no_grad():
+            pixels = nn.functional.pixel_shuffle(convolution(features), 4)[..., 4:-4, 4:-4]
+        lattice[even_pixels] = (pixels.amax((2, 3)) - pixels.amin((2, 3))).max()
+    assert lattice[True] < 1e-5 < 1e-2 < lattice[False]
+
+
+def test_even_pixels_without_a_pixel_decoder_are_refused(make_trainer, one_sentence):
+    with one_sentence("even_pixels", "pixel_decoder_config"):
+        make_trainer(even_pixels=True)
+
+
+def test_training_takes_denormal_numbers_for_zeros_and_nothing_after_it_does(make_trainer, watch):
+    trainer = make_trainer(max_steps=1)
+    seen = watch(trainer, lambda: torch.tensor(1e-39).mul(1.0).item())
+    trainer.train()
+    assert seen == [0.0] and torch.tensor(1e-39).mul(1.0).item() > 0
