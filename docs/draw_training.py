@@ -3,7 +3,7 @@ Draws the curves of trainings from what their checkpoints have logged:
 `python docs/draw_training.py tiny-64=outputs/tiny-64 tiny-128=outputs/tiny-128`.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from adatok_hf.files import read_json, write_json
@@ -50,10 +50,19 @@ def draw(runs: dict[str, dict[str, list]]):
         right.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, which fill the plot
 
 
+def named_run(argument: str) -> tuple[str, Path]:
+    """A curve's name and the folder of its training, which must have a checkpoint."""
+    name, _, run = argument.partition("=")
+    if not any(Path(run).glob("checkpoint-*")):
+        raise argparse.ArgumentTypeError(f"{argument!r} is not NAME=FOLDER of a training with checkpoints")
+    return name, Path(run)
+
+
 def main():
-    if sys.argv[1:]:
-        runs = {name: Path(run) for name, run in (argument.split("=", 1) for argument in sys.argv[1:])}
-        found = {name: curves(read_history(run), 64) for name, run in runs.items()}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="*", type=named_run, metavar="NAME=FOLDER")
+    found = {name: curves(read_history(run), 64) for name, run in parser.parse_args().runs}
+    if found:
         write_json(DATA, read_json(DATA) | found, indent=None)
     draw(read_json(DATA))
 

@@ -192,6 +192,10 @@ class TaTokConfig(PreTrainedConfig):
     def count_bits(self, num_tokens: int) -> float:
         """What an image of so many tokens, globals among them, takes: all codes, and which patches are kept."""
         num_kept = num_tokens - self.num_global_tokens
+        if not 0 <= num_kept <= self.num_patches:
+            raise ValueError(
+                f"num_tokens must lie between {self.num_global_tokens} and {self.num_latent_tokens}; got {num_tokens}."
+            )
         codes = self.num_global_tokens * math.log2(self.global_codebook_size)
         return codes + num_kept * math.log2(self.patch_codebook_size) + self.count_place_bits(num_kept)
 

@@ -304,7 +304,8 @@ class TaTokModel(TaTokPreTrainedModel):
         """
         self._check_keywords(kwargs)
         self._check_pixel_values(pixel_values)
-        self._check_choice(threshold, num_tokens, kept_mask)
+        check_rule(threshold_rule or self.config.threshold_rule)
+        self._check_choice(threshold, num_tokens, kept_mask, threshold_rule)
         pixel_values = pixel_values.to(self.dtype)
         global_latents, patch_latents = self.encoder(pixel_values, **kwargs)
         global_vectors, _, global_codes, _ = self.global_quantizer(global_latents)
@@ -313,7 +314,6 @@ class TaTokModel(TaTokPreTrainedModel):
         is_left_to_config = all(choice is None for choice in (threshold, num_tokens, kept_mask))
         if is_left_to_config and self.config.threshold is not None and entropy != self.config.entropy:
             raise ValueError(f"entropy={entropy!r} needs a threshold of its own; got none.")
-        check_rule(threshold_rule or self.config.threshold_rule)
         order, patch_entropy = self._order(
             pixel_values, global_vectors, patch_vectors, patch_codes, entropy, block_size, **kwargs
         )
@@ -587,11 +587,15 @@ class TaTokModel(TaTokPreTrainedModel):
         hidden = (~visible).flatten().float()
         return (losses * hidden).sum() / hidden.sum().clamp(min=1)
 
-    def _check_choice(self, threshold: float | None, num_tokens, kept_mask: torch.Tensor | None):
+    def _check_choice(
+        self, threshold: float | None, num_tokens, kept_mask: torch.Tensor | None, threshold_rule: str | None = None
+    ):
         given = {"threshold": threshold, "num_tokens": num_tokens, "kept_mask": kept_mask}
         given = [name for name, value in given.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} each decide what is kept; give one of them.")
+        if threshold_rule is not None and given not in ([], ["threshold"]):
+            raise ValueError(f"threshold_rule={threshold_rule!r} is for a threshold; {given[0]} decides what is kept.")
 
     def _check_entropy(self, entropy: str | None, block_size: int | None) -> str:
         entropy = entropy or self.config.entropy

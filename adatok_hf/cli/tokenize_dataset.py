@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..extras import require
-from .common import prepare_folder, say
+from .common import find_device, prepare_folder, say
 from .options import CostBiasOption, DataOption, DeviceOption, MaxImagesOption, ModelOption, check_cost_bias
 
 
@@ -44,8 +44,6 @@ def tokenize_dataset(
         require("scale", "ray")
     elif workers is not None:
         raise ValueError("--workers is for --engine ray; several processes of the local engine are torchrun's.")
-    import torch
-
     from .. import default_checkpoint
     from ..checkpoint import ANY_MODEL, load_checkpoint
     from ..codec.sequential_tatok import in_sequences
@@ -70,7 +68,8 @@ def tokenize_dataset(
         images_per_shard=images_per_shard,
         seed=seed,
     )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if engine != "ray" or device is None:  # the workers of Ray may have a GPU that this machine lacks
+        device = find_device(device)
     if engine == "ray":
         made = tokenize_on_ray(job, out, device, batch_size, say, workers)
     else:

@@ -34,6 +34,7 @@ def test_it_writes_shards_and_says_how_many(tokenize, tmp_path, write_pictures):
     [
         (["--engine", "dask"], "dask"),
         (["--workers", "2"], "--workers"),
+        (["--device", "warp"], "'warp'"),
     ],
 )
 def test_engines_that_do_not_fit_are_refused(tokenize, tmp_path, write_pictures, options, word):

@@ -44,3 +44,9 @@ def test_bits_are_those_of_the_codes_and_of_the_cheaper_way_to_name_the_places(t
     assert tatok_config.count_bits(5) == pytest.approx(24 + 5 + number + 4)
     assert tatok_config.count_bits(12) == pytest.approx(24 + 40 + 16)  # one bit for each place is less
     assert tatok_config.count_place_bits(8) == 16 < number + math.log2(math.comb(16, 8))
+
+
+@pytest.mark.parametrize("num_tokens", [3, 21])
+def test_bits_of_an_impossible_number_of_tokens_are_refused(tatok_config, num_tokens):
+    with pytest.raises(ValueError, match=f"between 4 and 20; got {num_tokens}"):
+        tatok_config.count_bits(num_tokens)

@@ -389,6 +389,7 @@ def test_a_threshold_serves_the_entropy_it_was_calibrated_for(tiny_tatok, pixel_
         ({"threshold": 0.5, "threshold_rule": "both"}, "relative or absolute; got 'both'"),
         ({"num_tokens": 8, "threshold_rule": "both"}, "relative or absolute; got 'both'"),
         ({"threshold_rule": "absolute"}, "needs a threshold of its own"),
+        ({"num_tokens": 8, "threshold_rule": "absolute"}, "is for a threshold; num_tokens decides"),
         ({"num_tokens": 3}, r"the global ones included, must lie between 4 and 20; got \[?3"),
         ({"num_tokens": 21}, r"between 4.* and 20; got \[?21"),
         ({"num_tokens": [4, 4, 4, 4, 4, 0]}, r"got \[4, 4, 4, 4, 4, 0\]"),
