@@ -91,9 +91,11 @@ def measure_tokenizer(
         run("export", "--int8", "--out", exported)
         shutil.copyfile(Path(exported) / "export.json", EXPORT)
     draw_pictures()
-    if read_json(STUDY / "study.json")["model_hash"] != evaluation["model_hash"]:
+    model = evaluation["model_hash"]
+    if read_json(STUDY / "study.json")["model_hash"] != model:
         tables = ["--reward-table", train, "--eval-reward-table", validation, "--mirrored-reward-table", mirrored]
         run("study", "policy", "--model", adaptive, *tables, "--recipe", recipe, "--out", STUDY)
+    if read_json(STUDY / "heads.json")["settings"]["checkpoint"] != model:
         images = ["--train-data", data, "--eval-data", data, "--steps", heads_steps]
         run("study", "heads", "--model", adaptive, *images, "--out", STUDY)
 

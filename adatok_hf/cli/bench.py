@@ -31,7 +31,11 @@ def bench(
     Time encoding and decoding, beside a plain ViT, a search for budgets and the speed of a matmul; of a TaTok, what
     filtering costs. The last line of the output is one JSON object.
     """
+    given = {name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"}
     if context.invoked_subcommand is not None:
+        for name in given:
+            option, command = f"--{name.replace('_', '-')}", context.invoked_subcommand
+            raise ValueError(f"{option} stands before {command}, which does not heed it there; put it behind.")
         return
     from ..bench import tatok
     from ..bench.bench import format_table, run_benchmark
@@ -48,8 +52,8 @@ def bench(
     dtypes = parse_names(dtype) if dtype is not None else None
     network, model_id, processor = load_model(model, device, with_tatok=True)
     if isinstance(network, SequentialTaTok):
-        if export is not None:
-            raise ValueError("--export times the export of an AdaTok; a TaTok has none.")
+        for name in given & {"sweep", "dtype", "export", "compile"}:
+            raise ValueError(f"--{name} is for an AdaTok; {model_id} is a TaTok.")
         measured = tatok.run_tatok_benchmark(network.model, batch_size, repeats)
         format_table = tatok.format_tatok_table
     else:

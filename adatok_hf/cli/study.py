@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..files import write_json
-from .common import load_model, prepare_folder
+from .common import load_model, prepare_folder, say
 from .options import DataOption, DeviceOption, ModelOption, RecipeOption, WeightsOption, parse_names
 
 
@@ -82,7 +82,7 @@ def tatok(
     same number of tokens, and both models at equal bits. The last line of the output is one JSON object.
     """
     from ..codec.sequential_tatok import SequentialTaTok
-    from ..data import load_image_dataset
+    from ..data import load_readable_images
     from ..metrics.perceptual import load_lpips
     from ..study.plots import plot_tatok
     from ..study.tatok_study import format_tatok_table, run_tatok_study
@@ -92,12 +92,13 @@ def tatok(
     if not isinstance(network, SequentialTaTok):
         raise ValueError(f"{model_id} is no TaTok; name one by --model.")
     other, other_id, other_processor = load_model(adatok, device)
+    images = load_readable_images(data, split, max_images, processor, say)
     result = run_tatok_study(
         network,
         processor,
         other,
         other_processor,
-        load_image_dataset(data, split, max_images),
+        images,
         load_lpips("alex", weights_dir),
         tokens=tokens,
         block_size=block_size,
@@ -107,6 +108,8 @@ def tatok(
     plot_tatok(result, out / "tatok.png")
     typer.echo(format_tatok_table(result))
     typer.echo(json.dumps({**result, "groups": None}))
+    if len(images) < len(images.dataset):
+        raise typer.Exit(1)
 
 
 def heads(
@@ -131,6 +134,7 @@ def heads(
     """
     from .. import default_checkpoint
     from ..study.heads_study import format_heads_table, run_heads_study
+    from ..study.report import write_report
 
     result = run_heads_study(
         model or default_checkpoint(),
@@ -148,6 +152,8 @@ def heads(
         weights_dir=weights_dir,
         bf16=bf16,
     )
+    if (out / "study.json").is_file():
+        write_report(out)
     typer.echo(format_heads_table(result))
     typer.echo(json.dumps(result))
 

@@ -238,7 +238,7 @@ class Explorer:
                 f"These codes were made by another model, {codes.model!r}; only that one can decode them, this one is "
                 f"{self.model_name!r}."
             )
-        limit = self.config.num_latent_tokens if max_budget is None else max_budget
+        limit = self.config.num_latent_tokens if max_budget is None else int(max_budget)
         kept = codes.budgets.clamp(max=limit).tolist()
         pictures = self.codec.decode([row[:budget] for row, budget in zip(codes.image_codes.tolist(), kept)])
         return list(map(Reconstruction, kept, pictures))

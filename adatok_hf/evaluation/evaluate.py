@@ -201,10 +201,12 @@ class EvaluationRun:
             for part in range(first, last):
                 self._measure_part(part, progress)
         state.wait_for_everyone()
+        if not any(self._load(part, "images") for part in range(self.num_parts)):
+            raise ValueError(f"None of the {len(self.dataset)} images of the data could be read.")
 
     def columns(self, unit: str) -> dict[str, torch.Tensor]:
         """What was measured of all images but Inception features: the columns of a unit, code counts added up."""
-        parts = [self._load(part, unit) for part in range(self.num_parts)]
+        parts = list(self._parts(unit))
         return {
             name: torch.stack([part[name] for part in parts]).sum(dim=0)
             if name == "code_counts"
@@ -215,8 +217,8 @@ class EvaluationRun:
 
     def features(self, unit: str) -> Iterator[torch.Tensor]:
         """Inception features of a unit, one part after the other."""
-        for part in range(self.num_parts):
-            yield self._load(part, unit)["features"]
+        for part in self._parts(unit):
+            yield part["features"]
 
     def pictures(self, rows: list[int]) -> torch.Tensor:
         """Pixel values `(images, 3, image_size, image_size)` in [-1, 1] of some of the images that were measured."""
@@ -227,6 +229,10 @@ class EvaluationRun:
     def num_images(self) -> int:
         """How many images were measured; the others could not be read."""
         return len(self.columns("images")["rows"])
+
+    def _parts(self, unit: str) -> Iterator[dict[str, torch.Tensor]]:
+        """The parts of a unit, without those of which no image could be read: they hold nothing."""
+        return filter(None, (self._load(part, unit) for part in range(self.num_parts)))
 
     def _rows(self, part: int) -> range:
         size = self.settings.images_per_part
@@ -260,12 +266,10 @@ class EvaluationRun:
                 for unit, columns in self._measure_batch(pixel_values, originals, missing):
                     for name, values in columns.items():
                         parts[unit].setdefault(name, []).append(values.cpu())
-        if not read:
-            raise ValueError(f"None of the images {rows.start} to {rows.stop - 1} of the data could be read.")
-        found = torch.cat(hashes)
+        found = {"hash": torch.cat(hashes), "rows": torch.tensor(read)} if read else {}
         if "images" in missing:
-            parts["images"] = {"hash": [found], "rows": [torch.tensor(read)]}
-        elif not torch.equal(self._load(part, "images")["hash"], found):
+            parts["images"] = {name: [values] for name, values in found.items()}
+        elif not _are_equal(self._load(part, "images"), found):
             raise ValueError(f"{self.folder} holds an evaluation of other images; name another --out or delete it.")
         for unit, columns in parts.items():
             tensors = {name: torch.cat(values) for name, values in columns.items()}
@@ -342,6 +346,10 @@ def hash_images(images: torch.Tensor) -> torch.Tensor:
     """SHA-256 of each uint8 image's bytes, row by row and RGB within: `(batch, 32)`, uint8."""
     rows = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return torch.tensor([list(hashlib.sha256(image.tobytes()).digest()) for image in rows], dtype=torch.uint8)
+
+
+def _are_equal(these: dict[str, torch.Tensor], those: dict[str, torch.Tensor]) -> bool:
+    return these.keys() == those.keys() and all(torch.equal(value, those[name]) for name, value in these.items())
 
 
 def library_versions() -> dict[str, str | None]:

@@ -95,7 +95,7 @@ def evaluate_generation(
         own for `"auto"`), which no generator beats by much, and for each budget with each guidance: `gfid`, `kid` with
         `kid_std`, `class_accuracy` in 0..1 (`None` without classes), `guidance_scale`, `mean_budget`, `n`.
         `real_class_accuracy` is that of the classifier on real images: a linear one on Inception features, fitted to
-        every other real image and measured on the rest.
+        every other real image and measured on the rest, as are the reconstructions.
 
     Raises:
         `ValueError`: as [`CodeSampler`], and for too few images, a budget that is no candidate, classes that the
@@ -107,11 +107,11 @@ def evaluate_generation(
             raise ValueError(f"The generator knows the budgets {candidates} and auto; got {budget}.")
     for scale in settings.guidance_scales:  # what the sampler refuses is refused before anything is measured
         CodeSampler(pipe.transformer, guidance_scale=scale, **settings.sampling())
-    for measure, least in (("gFID", min_images), ("KID", settings.kid_subset_size)):
-        if len(dataset) < least:
-            raise ValueError(f"{measure} needs at least {least:,} images; got {len(dataset):,}: name more.")
+    least = max(min_images, settings.kid_subset_size)
+    _check_number(len(dataset), least)
     units = _Units(pipe, dataset, Path(out), settings, inception.to(pipe.device), warn, weights)
     real = units.load(REAL)
+    _check_number(len(real["labels"]), least)
     labels = real["labels"]
     statistics = _statistics(real["features"])
     classifier = _LinearClassifier(real["features"][::2], labels[::2]) if units.has_classes else None
@@ -120,6 +120,8 @@ def evaluate_generation(
     drawn = [(budget, scale) for budget in settings.budgets for scale in settings.guidance_scales]
     for budget, scale in (*reconstructed, *drawn):
         found = units.load(budget, scale)
+        # The classifier was fitted to every other original: its reconstruction is no new image.
+        fresh = slice(1, None, 2) if scale is None else slice(None)
         kid, kid_std = kernel_distance(
             real["features"], found["features"], subset_size=settings.kid_subset_size, seed=KID_SEED
         )
@@ -131,7 +133,7 @@ def evaluate_generation(
                 "gfid": frechet_distance(statistics, _statistics(found["features"]), min_images=min_images),
                 "kid": kid,
                 "kid_std": kid_std,
-                "class_accuracy": classifier and classifier.accuracy(found["features"], labels),
+                "class_accuracy": classifier and classifier.accuracy(found["features"][fresh], labels[fresh]),
                 "n": len(found["features"]),
             }
         )
@@ -145,6 +147,11 @@ def evaluate_generation(
     }
     write_json(Path(out) / "results.json", report)
     return report
+
+
+def _check_number(found: int, least: int):
+    if found < least:
+        raise ValueError(f"gFID and KID need at least {least:,} images that can be read; got {found:,}: name more.")
 
 
 class _Units:
@@ -218,9 +225,12 @@ class _Units:
                     with whole_file(path) as temporary:
                         save_file({name: value.contiguous() for name, value in columns.items()}, temporary)
                 parts.append(load_file(path))
-                if is_there and unit == REAL:
+                if is_there and unit == REAL and parts[-1]:
                     self._check_first(parts[-1])
                 progress.update(len(rows))
+        parts = list(filter(None, parts))  # of some no image could be read
+        if not parts:
+            raise ImageFileError(f"None of the {count} images of the data could be read.")
         columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         if unit == REAL:
             self.rows, self.hashes = columns["rows"], columns["hashes"]
@@ -252,7 +262,7 @@ class _Units:
             hashes.append(hash_images(to_uint8(pixel_values)))
             features.append(self.inception(to_uint8(pixel_values).to(self.pipe.device)).cpu())
         if not read:
-            raise ImageFileError(f"None of the images {rows.start} to {rows.stop - 1} of the data could be read.")
+            return {}
         columns = {"features": torch.cat(features), "hashes": torch.cat(hashes), "rows": torch.tensor(read)}
         return columns | {"labels": self.numbers[read]}
 

@@ -38,7 +38,7 @@ def plot_quality(report: dict, out: str | Path) -> str | None:
     Raises:
         `ImportError`: without matplotlib.
     """
-    panels = [name for name in PANELS if name in report["metrics"]]
+    panels = [name for name in PANELS if any(row.get(name) is not None for row in report["rows"])]
     if not panels:
         return None
     columns = min(2, len(panels))

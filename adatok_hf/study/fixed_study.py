@@ -155,6 +155,8 @@ def arm_arguments(settings: FixedStudySettings, arm: str, seed: int, folder: Pat
         `ValueError`: if the recipe does not fit, or `fixed_budget` is no candidate below the full length.
     """
     model, data, training = parse_recipe("tokenizer", settings.recipe, settings.overrides, ARGUMENT_CLASSES)
+    if training.max_steps <= 0:
+        raise ValueError(f"The study needs a recipe that counts in max_steps, above 0; got {training.max_steps}.")
     budgets, full = model.budgets, model.num_latent_tokens
     if not budgets or settings.fixed_budget not in budgets[:-1]:
         raise ValueError(
@@ -237,6 +239,8 @@ def run_fixed_study(
     lpips = load_lpips("alex", weights_dir)
     _, processor = build_model(arm_arguments(settings, *planned[0])[0])
     held_out = load_readable_images(settings.eval_data, "validation", settings.eval_images, processor, logger.warning)
+    if inception is not None and len(held_out) < min_images:
+        raise ValueError(f"rFID needs at least {min_images:,} held-out images; got {len(held_out):,} to read.")
     measured, trainings = [], []
     distance = None
     for arm, seed, folder in planned:

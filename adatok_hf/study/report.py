@@ -47,7 +47,7 @@ def last_line(result: dict) -> str:
 
 def write_report(folder: str | Path) -> Path:
     """
-    Writes `study.md` from the `study.json` of a folder, and from `heads.json` where there is one.
+    Writes `study.md` from the `study.json` of a folder, and from `heads.json` where there is one of the same weights.
 
     Args:
         folder (`str` or `Path`): Where [`~adatok_hf.study.policy_study.run_study`] wrote, with the figures.
@@ -64,6 +64,8 @@ def write_report(folder: str | Path) -> Path:
     result = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     heads = folder / "heads.json"
     heads = json.loads(heads.read_text(encoding="utf-8")) if heads.is_file() else None
+    if heads is not None and heads["settings"]["checkpoint"] != result["model_hash"]:
+        heads = None
     with whole_file(folder / "study.md") as path:
         path.write_text(format_report(result, heads), encoding="utf-8")
     return folder / "study.md"

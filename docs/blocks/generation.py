@@ -36,7 +36,7 @@ def generation_table(reports: dict[str, dict]) -> str:
             words = ["reconstructions" if guidance is None else "generated", name]
             words += [f"guidance {guidance:g}"] if guidance not in (None, 1) else []
             rows.append([", ".join(filter(None, words)), f"{row['mean_budget']:.1f}", f"{row['gfid']:.1f}"])
-            rows[-1] += [f"{row['kid']:.4f}", f"{row['class_accuracy']:.1%}"]
+            rows[-1] += [f"{row['kid']:.4f}", "-" if row["class_accuracy"] is None else f"{row['class_accuracy']:.1%}"]
     return markdown_table(["images", "mean budget", "gFID", "KID", "class found"], rows)
 
 

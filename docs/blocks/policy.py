@@ -74,12 +74,14 @@ def weighting(study: dict) -> str:
     arms = {arm["arm"]: arm for arm in study["ablations"]["weighting"]}
     starts = {"gradient from 0.25": "0.25", "gradient": "0.5", "gradient from 0.75": "0.75"}
     ends = ", ".join(f"{arms[arm]['weight_fidelity']:.2f} from {start}" for arm, start in starts.items())
-    behind = ", ".join(f"{arms[arm]['distance_to_sweep']:.4f}" for arm in starts)
+    distances = [(arms[arm]["distance_to_sweep"], arms[arm]["distance_ci"]) for arm in starts]
+    from_front = ", ".join(difference(*distance, "+.4f") for distance in distances)
     fixed = sum(arm.startswith("fixed") for arm in arms)
     means = sorted(mean for arm in starts for mean in arms[arm]["mean_budget_of_seeds"])
     return (
-        f"Dynamic Pareto Weighting ends at fidelity weights of {ends}, by {behind} LPIPS behind the front of a sweep "
-        f"of {fixed} fixed weights; without a cost bias it spends {means[0]:.1f} to {means[-1]:.1f} codes, by seed."
+        f"Dynamic Pareto Weighting ends at fidelity weights of {ends}, {from_front} LPIPS from the front of a sweep "
+        f"of {fixed} fixed weights, where negative is beyond it; without a cost bias it spends {means[0]:.1f} to "
+        f"{means[-1]:.1f} codes, by seed."
     )
 
 

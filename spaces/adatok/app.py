@@ -1,5 +1,6 @@
 """See an image choose its budget."""
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -39,7 +40,6 @@ SAMPLES = Path(adatok_hf.__file__).parent / "samples"
 SAMPLE_FILES = [str(path) for path in find_images([SAMPLES])]
 FIRST_SAMPLE = str(SAMPLES / "13_landscape.webp")
 MAX_PICTURES = 32  # compared, decoded or generated at once
-MAX_BIAS = 10.0
 GUIDANCE = 2.5  # of what is generated
 FIRST_CLASS = "emoji"  # what the embedded generator draws best
 HOUR = 3600
@@ -73,6 +73,7 @@ LIMIT = explorer.config.num_latent_tokens
 LEAST = explorer.least_budget
 BUDGETS = list(explorer.config.budgets)
 BIAS = 0.0 if explorer.is_tatok else explorer.config.cost_bias
+MAX_BIAS = max(10.0, math.ceil(abs(BIAS)))
 PIXELS = ["pixels"] if explorer.config.image_size < 256 else []  # small pictures are enlarged without blur
 
 
@@ -292,7 +293,7 @@ def generate(label: str, budget: str = "auto", guidance: float = GUIDANCE, seed:
     start = time.perf_counter()
     output = pipeline(
         None if label == texts.ANY else label,
-        budget=None if budget == "auto" else int(budget),
+        budget=None if budget in (None, "auto") else int(budget),
         guidance_scale=guidance,
         num_images_per_label=int(count),
         generator=[torch.Generator().manual_seed(int(seed or 0) + index) for index in range(int(count))],

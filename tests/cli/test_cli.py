@@ -181,6 +181,18 @@ def test_decoded_names_stay_in_the_folder_and_never_collide():
     assert png_names(sources) == [f"{name}.png" for name in names]
 
 
+@pytest.mark.parametrize(
+    "arguments, word",
+    [(["--batch-size", "7", "load"], "--batch-size"), (["--model", "tatok", "--sweep", "1"], "--sweep")],
+)
+def test_options_that_bench_would_not_heed_are_refused(capsys, tatok_checkpoint, arguments, word):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_info:
+        main(["bench", *[str(tatok_checkpoint) if part == "tatok" else part for part in arguments]])
+    stderr = capsys.readouterr().err
+    assert exit_info.value.code == 2 and word in stderr and is_one_sentence(stderr)
+
+
 def test_bench_ends_in_one_json_line(adatok, tmp_path, tiny_checkpoint):
     code, stdout, stderr = adatok("bench", "--batch-size", "2", "--out", tmp_path / "bench.json")
     assert code == 0, stderr

@@ -12,8 +12,10 @@ from PIL import Image
 
 from adatok_hf import AdaTokImageProcessor, AdaTokModel
 from adatok_hf.cli import main
+from adatok_hf.data import load_image_dataset
 from adatok_hf.evaluation import evaluate
 from adatok_hf.evaluation.evaluate import EvaluationRun
+from adatok_hf.evaluation.quality_plots import plot_quality
 from adatok_hf.evaluation.reference import ReferenceStatistics
 from adatok_hf.files import hash_file
 from adatok_hf.metrics.images import to_images
@@ -280,6 +282,26 @@ def test_a_damaged_file_is_skipped_counted_and_changes_no_number(adatok, images,
     assert (report["num_images"], report["skipped_images"], clean["skipped_images"]) == (NUM_IMAGES, 1, 0)
     assert report["image_list_hash"] == clean["image_list_hash"]
     assert [row["psnr"] for row in report["rows"]] == pytest.approx([row["psnr"] for row in clean["rows"]])
+
+
+def test_a_part_without_a_readable_image_is_left_out(images, tmp_path, tiny_model, processor):
+    sorted(images.iterdir())[4].write_bytes(b"no picture")
+    settings = evaluate.EvaluationSettings([4], ["psnr"], images_per_part=1)
+    for _ in range(2):
+        run = EvaluationRun(tiny_model, processor, load_image_dataset(str(images)), tmp_path / "parts", settings)
+        run.measure()
+        assert run.num_images == len(run.columns("budget-4")["psnr"]) == NUM_IMAGES - 1
+
+
+def test_nothing_to_read_is_one_sentence(adatok, images):
+    for path in images.iterdir():
+        path.write_bytes(b"no picture")
+    assert "None of the 10 images of the data could be read." in error_of(adatok(metrics="psnr", budgets="4"))
+
+
+def test_a_metric_that_was_left_out_is_not_drawn(tmp_path):
+    rows = [{"budget": 4, "bits_per_pixel": 0.1, "rfid": None}]
+    assert plot_quality({"metrics": ["rfid"], "rows": rows, "codecs": []}, tmp_path) is None
 
 
 def test_what_too_few_readable_images_are_left_for_is_left_out(adatok, images, tmp_path):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from adatok_hf.cli import main
 from adatok_hf.data import load_image_dataset
+from adatok_hf.evaluation import generation
 from adatok_hf.evaluation.generation import GenerationSettings, evaluate_generation, format_table
 from adatok_hf.generation.load_pipeline import load_pipeline
 
@@ -121,6 +122,23 @@ def test_an_unreadable_image_is_skipped_and_named(evaluate, labelled):
     assert len(warnings) == 1 and "000.png" in warnings[0]
 
 
+def test_a_part_without_a_readable_image_is_left_out(evaluate, labelled):
+    for index in range(SETTINGS.images_per_part):
+        (labelled / "emoji" / f"{index:03d}.png").write_bytes(b"no picture")
+    report = evaluate(warn=lambda _: None)
+    assert report["skipped_images"] == 5 and {row["n"] for row in report["rows"]} == {15}
+    assert evaluate(warn=lambda _: None) == report
+
+
+def test_a_classifier_judges_no_reconstruction_of_what_it_was_fitted_to(evaluate, monkeypatch):
+    judged = []
+    monkeypatch.setattr(
+        generation._LinearClassifier, "accuracy", lambda _, features, labels: judged.append(len(features)) or 0.5
+    )
+    evaluate()
+    assert judged == [10, 10, 20, 20, 10]  # reconstructions, generated images, the rest of the real ones
+
+
 def test_classes_that_the_generator_does_not_know_are_named(evaluate, labelled, one_sentence):
     (labelled / "emoji").rename(labelled / "fonts")
     with one_sentence("fonts"):
@@ -132,7 +150,7 @@ def test_classes_that_the_generator_does_not_know_are_named(evaluate, labelled, 
     [
         ({"budgets": (5,)}, "[4, 8, 16]"),
         ({}, "2,048"),
-        ({"kid_subset_size": 21}, "KID needs at least 21 images; got 20"),
+        ({"kid_subset_size": 21}, "at least 21 images that can be read; got 20"),
         ({"guidance_scales": (1.0, -2.0)}, "-2.0"),
         ({"top_p": 2.0}, "top_p"),
     ],

@@ -186,6 +186,17 @@ def test_rfid_is_of_each_arm_s_own_reconstructions_and_measured_once(finished, s
     assert run_fixed_study(settings, folder, resamples=200, inception=inception, min_images=2) == measured
 
 
+def test_too_few_images_for_rfid_are_refused_before_anything_is_trained(settings, tmp_path, one_sentence):
+    with one_sentence("rFID needs at least 2,048 held-out images"):
+        run_fixed_study(settings, tmp_path, inception=SmallInception())
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_a_recipe_of_epochs_is_refused(settings, tmp_path, one_sentence):
+    with one_sentence("max_steps", "-1"):
+        run_fixed_study(replace(settings, overrides=(*settings.overrides, "--max_steps", "-1")), tmp_path)
+
+
 def test_heads_of_another_rank_are_an_arm_where_it_is_named(settings, tmp_path):
     arguments = arm_arguments(settings, "rank 64", 0, tmp_path)[0]
     assert (arguments.lora_rank, arguments.lora_alpha) == (64, 64) and "rank 64" not in NAMES

@@ -333,7 +333,11 @@ def test_the_report_takes_in_the_ablation_of_the_heads(study, tmp_path):
         {"arm": "K heads", "budget": "mean", "psnr": 17.9, "lpips": 0.3, "lpips_minus_k_heads": None, "ci": None},
     ]
     heads = {"steps": 300, "images_per_step": 32, "seeds": 2, "n": 512, "parameters_of_heads": {"K heads": 1000}}
-    (tmp_path / "heads.json").write_text(json.dumps(heads | {"rows": rows}))
+    heads |= {"rows": rows, "settings": {"checkpoint": "of others"}}
+    (tmp_path / "heads.json").write_text(json.dumps(heads))
+    assert "## Heads" not in write_report(tmp_path).read_text()
+    heads["settings"]["checkpoint"] = result["model_hash"]
+    (tmp_path / "heads.json").write_text(json.dumps(heads))
     report = write_report(tmp_path).read_text()
     assert "| no heads | 8 | 17.50 | 0.3100 | +0.0100 [+0.0050, +0.0150] |" in report
     assert "300 steps of 32 images" in report

@@ -127,11 +127,13 @@ def test_the_command_ends_in_one_json_object(
     folder.mkdir()
     for index, picture in enumerate(pictures[:4]):
         picture.save(folder / f"{index}.png")
+    (folder / "junk.png").write_bytes(b"no picture")
     options = ("--data", folder, "--out", tmp_path / "out", "--adatok", tiny_checkpoint, "--weights-dir", weights_dir)
     with pytest.raises(SystemExit) as ended:
         main([str(part) for part in ("study", "tatok", "--model", tatok_checkpoint, "--tokens", 9, *options)])
-    assert ended.value.code == 0
-    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and "junk.png" in said.err
+    last = json.loads(said.out.splitlines()[-1])
     assert last["n"] == 4 and {"arm", "mean_tokens", "bits", "lpips", "psnr", "ci"} <= last["rows"][0].keys()
     assert json.loads((tmp_path / "out" / "tatok.json").read_text())["rows"] == last["rows"]
     assert (tmp_path / "out" / "tatok.png").is_file()
