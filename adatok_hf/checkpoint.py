@@ -5,7 +5,8 @@ import json
 import re
 import shutil
 import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,13 +17,14 @@ from transformers import AutoImageProcessor, PreTrainedConfig
 from transformers.dynamic_module_utils import custom_object_save
 
 from . import AdaTokImageProcessor, AdaTokImageProcessorPil, AdaTokModel, TaTokModel
-from .files import first_line, read_json, remove_left_overs, whole_files, whole_folder, write_json
+from .files import first_line, read_json, remove_left_overs, whole_folder, write_json
 from .hub import complete_repo_id, find_folder, push_folder, require_token
 from .model_card import CARD_NAME, model_card, parse_front_matter, read_license
 from .weights import check_config, check_weights, weight_files
 
 
 METRICS_NAME = "metrics.json"
+WEIGHT_FILES = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 MAX_RESIZE = 16  # times the model's size, to which an image is resized at most before it is cropped
 CHOOSERS = ("policy", "cost_bias", "prior", "threshold", "entropy")  # in names of what decides how much is kept
 ANY_MODEL = (AdaTokModel, TaTokModel)
@@ -91,9 +93,11 @@ def save_checkpoint(
         state_dict (`dict[str, torch.Tensor]`, *optional*): In place of the model's weights, in the precision to store.
 
     Raises:
-        `ValueError`: if the folder is a file, or as [`model_card`].
+        `ValueError`: if the folder is a file or the model carries an adapter, or as [`model_card`].
     """
-    card = model_card(model.config, Path(folder).name, metrics, license=license)
+    if model._hf_peft_config_loaded:
+        raise ValueError("The model carries an adapter, which would be saved in its place; merge or delete it first.")
+    card = model_card(model.config, Path(folder).absolute().name, metrics, license=license)
     with _whole(folder) as temporary:
         model.save_pretrained(temporary, state_dict=state_dict)
         processor.save_pretrained(temporary)
@@ -291,16 +295,23 @@ def _refuse_links(folder: Path):
             raise ValueError(f"{path} is a link out of the checkpoint folder; put the file itself there to push it.")
 
 
-def _whole(folder: str | Path) -> AbstractContextManager[Path]:
-    """A temporary folder to fill: a new folder appears at once, in one with other files each file is replaced."""
+@contextmanager
+def _whole(folder: str | Path) -> Iterator[Path]:
+    """
+    A temporary folder to fill: a new folder appears at once, in one that is there each file is replaced, and weights
+    in another number of files go, which would be loaded in place of the new ones.
+    """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"The output folder {folder} is a file; name a folder.")
-    if folder.is_dir() and any(folder.iterdir()):
-        return whole_files(folder)
+    stale = {path for pattern in WEIGHT_FILES for path in folder.glob(pattern)}
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     remove_left_overs(folder.absolute().parent)
-    return whole_folder(folder)
+    with whole_folder(folder) as temporary:
+        yield temporary
+        stale -= {folder / path.name for path in temporary.iterdir()}
+    for path in stale:
+        path.unlink(missing_ok=True)
 
 
 def _describe(folder: Path, metrics: dict | None, card: str | None):

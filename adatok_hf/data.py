@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -337,7 +338,7 @@ class ReadableImages(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Image.Image | str]:
-        for row in (*range(index, len(self)), *range(index)):
+        for row in itertools.chain(range(index, len(self)), range(index)):
             if self.unreadable[row]:
                 continue
             try:

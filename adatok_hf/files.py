@@ -54,7 +54,11 @@ def remove_left_overs(folder: str | Path):
 
 
 def _machine() -> str:
-    return hashlib.sha256(f"{platform.node()} {uuid.getnode()}".encode()).hexdigest()[:8]
+    try:
+        processes = os.readlink("/proc/self/ns/pid")  # containers of one host number their processes on their own
+    except OSError:
+        processes = ""
+    return hashlib.sha256(f"{platform.node()} {uuid.getnode()} {processes}".encode()).hexdigest()[:8]
 
 
 def _is_alive(pid: int) -> bool:
@@ -149,16 +153,21 @@ def check_empty(out: str | Path):
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `path` to fill; renames it when all went well, removes it otherwise."""
+    """
+    Gives a temporary folder beside `path` to fill; renames it when all went well, removes it otherwise. A folder that
+    is there already, a mount point perhaps, stays and is filled.
+    """
     path = Path(path).absolute()
+    if path.is_dir():
+        with whole_files(path) as temporary:
+            yield temporary
+        return
     temporary = temporary_beside(path)
     try:
         with named_errors(path):
             temporary.mkdir()
             yield temporary
             _open_up(temporary)
-            if path.is_dir():
-                path.rmdir()  # refuses unless it is empty; not every system renames onto a folder
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,5 +1,6 @@
 """The Hugging Face Hub: what is downloaded and uploaded, with every failure said in one sentence."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ def find_folder(
     Folder of a checkpoint. If it is a repository id, the files that fit the patterns are downloaded; arguments and
     errors are those of [`~adatok_hf.checkpoint.load_checkpoint`].
     """
-    folder = Path(checkpoint).expanduser()
+    folder = Path(os.path.expanduser(checkpoint))
     if folder.is_dir():
         return folder
     if folder.exists():

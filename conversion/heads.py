@@ -179,7 +179,7 @@ def find_adapters(adapters: str | Path) -> Path:
         `ValueError`: if there is no such folder, and the name is no repository id, or the Hub does not give it or has
             no adapter in it.
     """
-    if Path(adapters).expanduser().is_file():
+    if Path(os.path.expanduser(adapters)).is_file():
         raise ValueError(f"{adapters} is a file; name the folder that holds the adapters.")
     # A pattern's asterisk matches slashes too: the files lie in one folder per budget.
     folder = find_folder(adapters, patterns=[f"*{CONFIG_NAME}", f"*{SAFETENSORS_WEIGHTS_NAME}"])
@@ -232,7 +232,7 @@ def _as_peft_model(model: AdaTokModel) -> PeftModel:
 
 def _find_adapters(folder: str | Path, names: list[str]) -> dict[str, Path]:
     """Path of every adapter in a folder by the name of its head; no other adapter is passed over in silence."""
-    folder = Path(os.path.abspath(Path(folder).expanduser()))  # "." has no name to tell a budget
+    folder = Path(os.path.abspath(os.path.expanduser(folder)))  # "." has no name to tell a budget
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}; name one that holds PEFT adapters.")
     subfolders = sorted(path for path in folder.iterdir() if path.is_dir())

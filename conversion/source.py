@@ -1,5 +1,6 @@
 """Original checkpoints: a Hub repository, a folder or a file, read without running anything in it."""
 
+import os
 import pickle
 import pickletools
 import warnings
@@ -69,7 +70,7 @@ def read_original(
         `ValueError`: if there is no such source, if it holds no weights or several and none is chosen, and if a file
             is damaged or might run code.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     is_on_hub = not path.exists()
     if path.is_file():
         folder, weights = path.parent, path
@@ -78,7 +79,7 @@ def read_original(
         folder = find_folder(source, revision, token, patterns)
         weights = _choose_weights(folder, source, filename)
     beside = next((folder / name for name in CONFIG_NAMES if (folder / name).is_file()), None)
-    config_path = Path(config).expanduser() if config is not None else beside
+    config_path = Path(os.path.expanduser(config)) if config is not None else beside
     return OriginalCheckpoint(
         name=str(source),
         is_on_hub=is_on_hub,

@@ -196,6 +196,10 @@ class AdaTokVisionModel(PreTrainedModel):
         """`None`: pixels enter by a convolution, there is no table of embeddings to exchange or resize."""
         return None
 
+    def _takes_batch_statistics(self, pixel_values: torch.Tensor, return_loss: bool) -> bool:
+        # Under a user's adapter the running statistics belong to what stays as it is: no adapter would save them.
+        return self.training and return_loss and len(pixel_values) > 1 and not hasattr(self, "peft_config")
+
     def _check_keywords(self, kwargs: dict, of_forward: bool = False):
         # The attention ignores what it does not know, so that a misspelt `budgets` would have no effect.
         for name in kwargs:

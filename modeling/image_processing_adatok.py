@@ -76,7 +76,8 @@ def _decode(picture: PIL.Image.Image, do_convert_rgb: bool) -> np.ndarray:
     except DAMAGE as error:
         raise ValueError(f"The picture cannot be decoded: {error}.") from error
     if picture.mode.startswith("I;16"):
-        return _to_uint8(np.asarray(picture)[..., None])
+        pixels = np.asarray(picture)[..., None]
+        return _to_uint8(np.where(pixels == picture.info.get("transparency"), np.uint16(65535), pixels))
     if picture.mode in ("I", "F"):
         pixels = np.asarray(picture)[..., None]
         whites = (255, 65535) if picture.mode == "I" else (1, 255)

@@ -440,7 +440,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         r"""
         The round trip: encodes, keeps a prefix, decodes. Gradients pass the quantizer straight through. With
         `return_loss=True` in `train()` mode, latents are normalised by the statistics of the batch; an image alone has
-        none and takes the running ones.
+        none and takes the running ones, as does a model under an adapter.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch, num_channels, image_size, image_size)`):
@@ -466,7 +466,7 @@ class AdaTokModel(AdaTokPreTrainedModel):
         pixel_values = pixel_values.to(self.dtype)
         latents, features = self.encoder(pixel_values, **kwargs)
         quantized, latents, image_codes, quantization_loss = self.quantizer(
-            latents, use_batch_statistics=self.training and return_loss and pixel_values.shape[0] > 1
+            latents, self._takes_batch_statistics(pixel_values, return_loss)
         )
         budget_logits = self.policy(features)
         budgets = self._choose_budgets(budget_logits, budgets, cost_bias)

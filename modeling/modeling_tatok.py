@@ -430,7 +430,7 @@ class TaTokModel(TaTokPreTrainedModel):
         self._check_choice(threshold, num_tokens, kept_mask)
         self._check_global_mask(global_mask, len(pixel_values))
         pixel_values = pixel_values.to(self.dtype)
-        use_batch_statistics = self.training and return_loss and len(pixel_values) > 1
+        use_batch_statistics = self._takes_batch_statistics(pixel_values, return_loss)
         global_latents, patch_latents = self.encoder(pixel_values, **kwargs)
         global_vectors, global_latents, global_codes, global_loss = self.global_quantizer(
             global_latents, use_batch_statistics

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import PIL.Image
@@ -145,7 +146,7 @@ class AdaTokPipeline(DiffusionPipeline):
             raise ValueError(f"output_type must be pil or pt; got {output_type!r}.")
         if num_images_per_label < 1:
             raise ValueError(f"num_images_per_label must be at least 1; got {num_images_per_label}.")
-        if class_labels is None or isinstance(class_labels, int | str):
+        if class_labels is None or isinstance(class_labels, Integral | str):
             class_labels = [class_labels]
         labels = [label for label in class_labels for _ in range(num_images_per_label)]
         sample = CodeSampler(

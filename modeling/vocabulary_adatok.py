@@ -112,7 +112,7 @@ class GeneratorVocabulary:
             return self.first_class_id + self.class_names.index(label)
         if not self.class_names:
             raise ValueError(f"The generator knows no classes; the only label is None, not {label}.")
-        if not 0 <= label < len(self.class_names):
+        if not hasattr(label, "__index__") or not 0 <= label < len(self.class_names):
             raise ValueError(f"A class must be a name or a number from 0 to {len(self.class_names) - 1}; got {label}.")
         return self.first_class_id + int(label)
 

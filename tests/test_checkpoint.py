@@ -1,11 +1,14 @@
 """Complete checkpoints: what is written, in which precision, and that nothing half done is ever seen."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from checkpoint_files import FILES
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from adatok_hf import AdaTokImageProcessor, AdaTokModel
@@ -205,3 +208,29 @@ def test_load_checkpoint_never_runs_the_code_of_a_checkpoint(tiny_checkpoint):
         (tiny_checkpoint / name).write_text("raise SystemExit('foreign code ran')")
     model, processor = load_checkpoint(tiny_checkpoint)
     assert type(model) is AdaTokModel and type(processor) is AdaTokImageProcessor
+
+
+def test_weights_in_another_number_of_files_are_replaced(tmp_path, tiny_model, processor):
+    out, source = tmp_path / "out", tmp_path / "sharded"
+    save_checkpoint(out, tiny_model, processor)
+    with torch.no_grad():
+        tiny_model.decoder.mask_token.add_(1)
+    tiny_model.save_pretrained(source, max_shard_size="20KB")
+    processor.save_pretrained(source)
+    copy_checkpoint(source, out, tiny_model, processor)
+    assert torch.equal(load_checkpoint(out)[0].decoder.mask_token, tiny_model.decoder.mask_token)
+    save_checkpoint(out, tiny_model, processor)
+    assert [path.name for path in out.glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_the_folder_that_one_stands_in_is_filled(tmp_path, tiny_model, processor, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    save_checkpoint(".", tiny_model, processor)
+    assert "config.json" in os.listdir(".") and "# mine" in Path("README.md").read_text()
+
+
+def test_a_model_under_an_adapter_is_not_saved_as_a_checkpoint(tmp_path, tiny_model, processor, one_sentence):
+    tiny_model.add_adapter(LoraConfig(r=2, target_modules=["qkv_proj"]))
+    with one_sentence("adapter", "merge or delete"):
+        save_checkpoint(tmp_path / "out", tiny_model, processor)

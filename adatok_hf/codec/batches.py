@@ -113,7 +113,8 @@ class ImageBatches:
 
 def is_table(path: str) -> bool:
     """Whether a path names pictures in a table, or at an address, rather than a file or a folder of them."""
-    return "://" in path or "*" in path.rsplit("/", 1)[-1] or path.endswith((".parquet", ".tar"))
+    is_glob = "*" in path.rsplit("/", 1)[-1] and not Path(path).is_file()
+    return "://" in path or is_glob or path.endswith((".parquet", ".tar"))
 
 
 def _read_row(images, row: int) -> Image.Image:

@@ -86,6 +86,10 @@ class SequentialTaTok(nn.Module):
         """That of the model itself."""
         return self.model.state_dict(*args, **kwargs)
 
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor], *args, **kwargs):
+        """Takes what `state_dict` gives."""
+        return self.model.load_state_dict(state_dict, *args, **kwargs)
+
     def encode(
         self,
         pixel_values: torch.FloatTensor,

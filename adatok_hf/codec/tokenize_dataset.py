@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..checkpoint import ANY_MODEL, codes_hash, load_checkpoint, model_hash, policy_hash
 from ..data import ImageFolder, load_image_dataset, random_square
-from ..files import first_line, whole_file
+from ..files import first_line, is_temporary, whole_file
 from ..modeling.image_processing_adatok import DAMAGE
 from ..parquet import check_parquet, import_pyarrow
 from .sequential_tatok import SequentialTaTok, in_sequences
@@ -107,7 +107,8 @@ class ShardWriter:
         self.ids, (self.labels, self.class_names) = image_ids(images), labels_of(images)
         self.rows = range(len(images))
         if job.max_images is not None and job.max_images < len(images):
-            self.rows = torch.linspace(0, len(images) - 1, job.max_images).long().tolist()
+            last = max(job.max_images - 1, 1)
+            self.rows = [row * (len(images) - 1) // last for row in range(job.max_images)]
         settings = {name: value for name, value in asdict(job).items() if name != "model"}  # the hashes say more
         self.facts = settings | {
             "model_hash": model_hash(model),
@@ -281,8 +282,13 @@ def image_ids(images: Dataset) -> list[str]:
         ids = image_ids(images.dataset)
         return [ids[index] for index in images.indices]
     if isinstance(images, ImageFolder):
-        return [path.relative_to(images.folder).as_posix() for path in images.paths]
+        return [_below(images.folder, path) for path in images.paths]
     return [str(row) for row in range(len(images))]
+
+
+def _below(folder: Path, path: Path) -> str:
+    """A path below a folder, as text that a table can hold: what is not UTF-8 in it is replaced."""
+    return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "replace")
 
 
 def labels_of(images: Dataset) -> tuple[list[int | None], list[str]]:
@@ -291,7 +297,7 @@ def labels_of(images: Dataset) -> tuple[list[int | None], list[str]]:
         labels, names = labels_of(images.dataset)
         return [labels[index] for index in images.indices], names
     if isinstance(images, ImageFolder):
-        parents = [path.relative_to(images.folder).parent.as_posix() for path in images.paths]
+        parents = [_below(images.folder, path.parent) for path in images.paths]
         names = sorted({parent for parent in parents if parent != "."})
         numbers = {name: number for number, name in enumerate(names)}
         return [numbers.get(parent) for parent in parents], names
@@ -368,7 +374,7 @@ def count(path: Path) -> dict[str, int]:
 
 def check_shards(out: Path, facts: dict, planned: list[Path]) -> set[Path]:
     """The shards in a folder; raises `ValueError` if one of its parquet files does not belong to the job."""
-    there = sorted(out.glob("*.parquet"))
+    there = sorted(path for path in out.glob("*.parquet") if not is_temporary(path.name))
     planned = set(planned)
     for path in there:
         found = read_facts(path)

@@ -1,5 +1,6 @@
 """A pipeline to the Hub, in one commit."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -33,7 +34,7 @@ print(output.budgets)
 
 def is_pipeline(source: str | Path) -> bool:
     """Whether a folder holds a saved pipeline."""
-    return (Path(source).expanduser() / "model_index.json").is_file()
+    return (Path(os.path.expanduser(source)) / "model_index.json").is_file()
 
 
 def push_pipeline(folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -57,7 +58,7 @@ def push_pipeline(folder: str | Path, repo_id: str, *, private: bool = False, to
     repo_id = complete_repo_id(repo_id, token)
     pipeline = load_pipeline(folder)
     vocabulary = pipeline.vocabulary
-    names, home = vocabulary.class_names, Path(folder).expanduser()
+    names, home = vocabulary.class_names, Path(os.path.expanduser(folder))
     license, own = read_license(home / "image_tokenizer"), home / CARD_NAME
     card = CARD.format(
         license=f"license: {license}\n" if license else "",

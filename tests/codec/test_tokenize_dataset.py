@@ -1,3 +1,5 @@
+import os
+
 import datasets
 import pytest
 import torch
@@ -259,3 +261,16 @@ def test_the_picture_is_turned_upright_before_it_is_cut(make_job):
     image = Image.new("RGB", (30, 60), "red")
     image.getexif()[0x0112] = 6  # stored on its side
     assert {picture.size for picture in variants_of(ImageOps.exif_transpose(image), make_job(), 0)} == {(60, 30)}
+
+
+def test_what_another_process_is_writing_is_no_shard(make_job, tmp_path):
+    tokenize_dataset(make_job(), tmp_path / "out")
+    (tmp_path / "out" / f".adatok-{'0' * 8}-1-{'0' * 32}.parquet").write_bytes(b"on the way")
+    assert tokenize_dataset(make_job(), tmp_path / "out")["shards_there"] == 3
+
+
+def test_a_name_that_is_no_utf_8_is_replaced(make_job, tmp_path, write_pictures):
+    folder = write_pictures(tmp_path / "pictures", 1)
+    next(folder.iterdir()).rename(os.fsdecode(os.fsencode(folder) + b"/y\xff.png"))
+    tokenize_dataset(make_job(data=str(folder)), tmp_path / "out")
+    assert load(tmp_path / "out")["image_id"][:] == ["y\ufffd.png"]

@@ -127,6 +127,12 @@ def test_sixteen_bit_pictures_are_scaled_not_clipped(processor, mode):
     assert (levels(processor, picture)[..., 0] == np.rint(values / 257)).all()
 
 
+def test_the_transparent_grey_of_sixteen_bits_is_white(processor):
+    picture = Image.fromarray(np.full((32, 32), 300, dtype=np.uint16))
+    picture.info["transparency"] = 300
+    assert (levels(processor, picture) == 255).all()
+
+
 def test_float_pictures_may_be_in_zero_to_one(processor, pixels):
     picture = Image.fromarray(pixels[..., 0].astype(np.float32) / 255)
     assert picture.mode == "F" and (levels(processor, picture)[..., 1] == pixels[..., 0]).all()

@@ -184,3 +184,11 @@ def test_an_exported_head_is_refused_with_what_to_call(tmp_path, tiny_model, lor
 def test_an_adapter_under_the_name_of_a_head_is_a_value_error(tiny_model, one_sentence):
     with one_sentence("budget_0004", "another name"):
         get_peft_model(tiny_model, LoraConfig(target_modules=["fc1"]), adapter_name="budget_0004")
+
+
+def test_training_an_adapter_leaves_the_statistics_of_the_latents(tiny_model, tiny_tatok, lora):
+    for model, choice in ((tiny_model, {"budgets": 16}), (tiny_tatok, {"num_tokens": 12})):
+        before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        on_top = get_peft_model(model, copy.deepcopy(lora)).train()
+        on_top(pixel_values=torch.rand(3, 3, 32, 32) * 2 - 1, return_loss=True, **choice).loss.backward()
+        assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())

@@ -35,7 +35,8 @@ def test_names_are_labels_too(vocabulary):
 
 
 @pytest.mark.parametrize(
-    "label, parts", [("abbey", ["'abbey'", "places/abbey"]), ("emojy", ["emoji"]), (3, ["0 to 2"])]
+    "label, parts",
+    [("abbey", ["'abbey'", "places/abbey"]), ("emojy", ["emoji"]), (3, ["0 to 2"]), (0.9, ["0 to 2; got 0.9"])],
 )
 def test_an_unknown_class_is_refused_with_near_names(vocabulary, one_sentence, label, parts):
     with one_sentence(*parts):
