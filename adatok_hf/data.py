@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, Subset
@@ -71,6 +72,8 @@ def _decode(source: Path | BinaryIO, name: str) -> Image.Image:
         raise
     except DAMAGE as error:
         raise ImageFileError(f"{name} is damaged or cannot be read: {first_line(error)}") from error
+    if image.format == "PPM" and image.mode == "I":  # sixteen bits in 32, of which a dark part shows no sign
+        return Image.fromarray(np.asarray(image).astype(np.uint16))
     return image
 
 

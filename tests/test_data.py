@@ -16,6 +16,7 @@ from adatok_hf.data import (
     ImageFolder,
     RandomCrops,
     ReadableImages,
+    load_image,
     load_image_dataset,
     read_images,
 )
@@ -316,3 +317,9 @@ def test_images_that_the_processor_refuses_are_passed_over_too(damaged_folder, p
     read = list(read_images(folder, range(5), processor, named.append))
     assert [row for row, _, _ in read] == [0, 3] and read[1][2].shape == (1, 3, 32, 32)
     assert len(named) == 3 and named[1].startswith("skipped image 2 of the data: ")
+
+
+def test_a_dark_picture_of_sixteen_bits_stays_dark(tmp_path, processor):
+    (tmp_path / "dark.pgm").write_bytes(b"P5 32 32 65535\n" + b"\x00\xff" * 32 * 32)
+    assert load_image(tmp_path / "dark.pgm").mode == "I;16"
+    assert processor(load_image(tmp_path / "dark.pgm"), return_tensors="pt").pixel_values.max() < -0.98
