@@ -298,7 +298,10 @@ class AdaTokImageProcessor(AdaTokImageProcessorMixin, TorchvisionBackend):
 
 
 class AdaTokImageProcessorPil(AdaTokImageProcessorMixin, PilBackend):
-    """[`AdaTokImageProcessor`] by PIL and numpy alone, where torchvision is missing. Same arguments, same results."""
+    """
+    [`AdaTokImageProcessor`] by PIL and numpy alone, where torchvision is missing. Same arguments, same results, but
+    that PIL takes a fourth channel for transparency when it resizes.
+    """
 
     def process_image(self, image, **kwargs) -> np.ndarray:
         return self._read(image, **kwargs)
