@@ -5,12 +5,14 @@ import runpy
 import sys
 from pathlib import Path
 
+import gradio as gr
 import pytest
 import torch
 import yaml
 from originals import read_original
 
 from adatok_hf import checkpoints
+from adatok_hf.checkpoint import save_checkpoint
 from adatok_hf.conversion import convert_checkpoint
 
 
@@ -97,6 +99,13 @@ def test_a_tatok_is_shown(start, picture_file):
     assert app["sort"](many, 0.0)[2].count("<img") == 1
     sliders = {block.elem_id: block for block in app["demo"].blocks.values() if getattr(block, "elem_id", None)}
     assert sliders["budget"].minimum == 8 and "Threshold" in app["texts"].glossary(app["explorer"])
+
+
+def test_a_calibrated_model_lies_on_its_slider(start, tmp_path, tiny_model, processor):
+    tiny_model.config.cost_bias = -12.5
+    save_checkpoint(tmp_path / "thrifty", tiny_model, processor)
+    sliders = [block for block in start(tmp_path / "thrifty")["demo"].blocks.values() if isinstance(block, gr.Slider)]
+    assert any(block.minimum <= -12.5 == block.value for block in sliders)
 
 
 def test_a_policy_that_is_in_use_is_drawn(app, picture_file):
