@@ -112,6 +112,7 @@ def test_claims_about_the_checkpoint_follow_from_its_figures(figures):
     views = [{"sees": "file size"} | worse, {"sees": "patch states"} | alike, {"sees": "latent states"} | worse]
     candidates = [{"candidates": 4} | worse, {"candidates": 8} | alike]
     study = {
+        "budgets": [8, 16, 24, 32, 40, 48, 56, 64],
         "rows": [uniform, {"arm": "by WebP size"} | by_size],
         "ablations": {"weighting": weighting, "views": views, "candidates": candidates},
     }

@@ -39,7 +39,7 @@ A stock `LlamaForCausalLM` that writes images as codes of {codec} tokenizer: cla
 {training}
 """
 USE = """bash
-adatok generate --generator {name} --model TOKENIZER -n 8 --out out"""
+adatok generate --generator {name} --model TOKENIZER{label} -n 8 --out out"""
 TATOK_USE = """python
 from adatok_hf.generation.load_pipeline import load_tatok_generator
 from adatok_hf.modeling.sampling_tatok import TaTokSampler
@@ -174,7 +174,7 @@ def make_card(name: str, vocabulary: GeneratorVocabulary, facts: dict) -> str:
             "layout": "so many codes",
             "codes": f"Codes 0 to {vocabulary.codebook_size - 1}, {math.log2(vocabulary.codebook_size):g} bits each; "
             f"candidate budgets {', '.join(map(str, vocabulary.budgets))}.",
-            "use": USE.format(name=name),
+            "use": USE.format(name=name, label=" --label any" if vocabulary.class_names else ""),
         }
     return CARD.format(
         name=name,

@@ -27,7 +27,7 @@ def training_cost() -> str:
         cells.append(" / ".join(f"{value / 1e12:.2f}" for value in row["flops_of_an_image"].values()))
         cells.append(f"{' + '.join(f'{value:.1f}' for value in memory)} = {sum(memory):.1f}")
         cells.append(f"{1000 * row['gpu_step_seconds']:.0f} ms")
-        cells.append(f"{row['gpu_hours']:,.0f} h, {row['dollars']:,.0f} dollars")
+        cells.append(f"{row['gpu_hours']:,.0f} GPU hours, {row['dollars']:,.0f} dollars")
         rows.append(cells + ([f"{row['measured_step_seconds']:.1f} s"] if measured is not None else []))
     header = ["recipe", "parameters", "GPUs x images", "TFLOP an image", "GiB a GPU", "a step", "all steps"]
     text = (
