@@ -50,3 +50,4 @@ def test_the_committed_notebook_shows_its_outputs_and_no_machine(notebook):
         str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", "")) for output in outputs
     )
     assert os.sep + "tmp" not in text and "root" not in text
+    assert not any(name in cell.source for cell in notebook.cells for name in ("OWNER", "colab"))

@@ -107,11 +107,10 @@ def evaluate_generation(
             raise ValueError(f"The generator knows the budgets {candidates} and auto; got {budget}.")
     for scale in settings.guidance_scales:  # what the sampler refuses is refused before anything is measured
         CodeSampler(pipe.transformer, guidance_scale=scale, **settings.sampling())
-    least = max(min_images, settings.kid_subset_size)
-    _check_number(len(dataset), least)
+    _check_number(len(dataset), settings, min_images)
     units = _Units(pipe, dataset, Path(out), settings, inception.to(pipe.device), warn, weights)
     real = units.load(REAL)
-    _check_number(len(real["labels"]), least)
+    _check_number(len(real["labels"]), settings, min_images)
     labels = real["labels"]
     statistics = _statistics(real["features"])
     classifier = _LinearClassifier(real["features"][::2], labels[::2]) if units.has_classes else None
@@ -149,9 +148,10 @@ def evaluate_generation(
     return report
 
 
-def _check_number(found: int, least: int):
-    if found < least:
-        raise ValueError(f"gFID and KID need at least {least:,} images that can be read; got {found:,}: name more.")
+def _check_number(found: int, settings: GenerationSettings, min_images: int):
+    for measure, least in (("gFID", min_images), ("KID", settings.kid_subset_size)):
+        if found < least:
+            raise ValueError(f"{measure} needs at least {least:,} images; got {found:,}: name more.")
 
 
 class _Units:

@@ -150,7 +150,7 @@ def test_classes_that_the_generator_does_not_know_are_named(evaluate, labelled, 
     [
         ({"budgets": (5,)}, "[4, 8, 16]"),
         ({}, "2,048"),
-        ({"kid_subset_size": 21}, "at least 21 images that can be read; got 20"),
+        ({"kid_subset_size": 21}, "KID needs at least 21 images; got 20"),
         ({"guidance_scales": (1.0, -2.0)}, "-2.0"),
         ({"top_p": 2.0}, "top_p"),
     ],
