@@ -4,7 +4,7 @@ import hashlib
 import io
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -165,10 +165,15 @@ def load_image_dataset(source: str, split: str = "train", max_images: int | None
         dataset = ImageTable(load_table(kind, files, f"train{rows}"), files[0])
     else:
         dataset = _load_folder(Path(source), rows) if Path(source).is_dir() else _load_hub_dataset(source, split)
-    if max_images is not None and max_images < len(dataset):
-        indices = [row * (len(dataset) - 1) // max(max_images - 1, 1) for row in range(max_images)]
-        dataset = Subset(dataset, indices)
-    return dataset
+    chosen = spread_evenly(len(dataset), max_images)
+    return dataset if len(chosen) == len(dataset) else Subset(dataset, chosen)
+
+
+def spread_evenly(count: int, most: int | None) -> Sequence[int]:
+    """At most so many of `count` rows, the first and the last among them; all for `None`."""
+    if most is None or most >= count:
+        return range(count)
+    return [row * (count - 1) // max(most - 1, 1) for row in range(most)]
 
 
 def find_tables(source: str, split: str) -> tuple[str | None, list[str]]:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from ..checkpoint import ANY_MODEL, codes_hash, load_checkpoint, model_hash, policy_hash
-from ..data import ImageFolder, load_image_dataset, random_square
+from ..data import ImageFolder, load_image_dataset, random_square, spread_evenly
 from ..files import first_line, is_temporary, whole_file
 from ..modeling.image_processing_adatok import DAMAGE
 from ..parquet import check_parquet, import_pyarrow
@@ -105,10 +105,7 @@ class ShardWriter:
         is_tatok = isinstance(model, SequentialTaTok)
         self.images = images = load_image_dataset(job.data, job.split)
         self.ids, (self.labels, self.class_names) = image_ids(images), labels_of(images)
-        self.rows = range(len(images))
-        if job.max_images is not None and job.max_images < len(images):
-            last = max(job.max_images - 1, 1)
-            self.rows = [row * (len(images) - 1) // last for row in range(job.max_images)]
+        self.rows = spread_evenly(len(images), job.max_images)
         settings = {name: value for name, value in asdict(job).items() if name != "model"}  # the hashes say more
         self.facts = settings | {
             "model_hash": model_hash(model),

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..codec.tokenize_dataset import read_facts
+from ..data import spread_evenly
 from ..modeling.vocabulary_adatok import GeneratorVocabulary, ImageVocabulary
 from ..modeling.vocabulary_tatok import TaTokVocabulary
 
@@ -39,9 +40,7 @@ def load_sequences(folder: str | Path, max_images: int | None = None):
     rows = load_dataset("parquet", data_files=[str(path) for path in paths], split="train")
     for budget in rows.unique("budget"):
         vocabulary.budget_id(budget)
-    if max_images is not None and max_images < len(rows):
-        rows = rows.select([index * len(rows) // max_images for index in range(max_images)])
-    rows = rows.select_columns(["label", "image_codes"])
+    rows = rows.select(spread_evenly(len(rows), max_images)).select_columns(["label", "image_codes"])
     return rows.map(
         _to_sequences, batched=True, remove_columns=rows.column_names, fn_kwargs={"vocabulary": vocabulary}
     ), vocabulary

@@ -108,8 +108,7 @@ def _checked_weights(path: Path) -> io.BytesIO:
 
 class FeatureStatistics:
     """
-    Mean and covariance of features that arrive in batches, from sums in float64 on the CPU. Sums can be merged, so
-    that parts of a set may be measured anywhere; merged in one order they give one result, bit for bit.
+    Mean and covariance of features that arrive in batches, from sums in float64 on the CPU.
 
     Args:
         keep_features (`bool`, *optional*, defaults to `False`):
@@ -127,11 +126,10 @@ class FeatureStatistics:
     >>> import torch
     >>> from adatok_hf.metrics.inception import FeatureStatistics
 
-    >>> first, second = FeatureStatistics(feature_size=2), FeatureStatistics(feature_size=2)
-    >>> first.update(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
-    >>> second.update(torch.tensor([[4.0, 0.0]]))
-    >>> first.merge(second)
-    >>> first.n, first.mean.tolist(), first.covariance.tolist()
+    >>> statistics = FeatureStatistics(feature_size=2)
+    >>> statistics.update(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
+    >>> statistics.update(torch.tensor([[4.0, 0.0]]))
+    >>> statistics.n, statistics.mean.tolist(), statistics.covariance.tolist()
     (3, [2.0, 2.0], [[4.0, -1.0], [-1.0, 7.0]])
 
     ```"""
@@ -164,28 +162,6 @@ class FeatureStatistics:
         self.n += len(features)
         self.total += features.sum(dim=0)
         self.products += features.T @ features
-
-    def merge(self, other: "FeatureStatistics"):
-        """
-        Adds what another object has seen, as if its images had come after those of this one.
-
-        Args:
-            other ([`FeatureStatistics`]): Of features of the same width. It stays as it is.
-
-        Raises:
-            `ValueError`: if the widths differ, or the other one lacks the features that this one keeps.
-        """
-        if len(other.total) != len(self.total):
-            raise ValueError(
-                f"Statistics of {len(self.total)} features cannot be merged with those of {len(other.total)}."
-            )
-        if self.keep_features and not other.keep_features:
-            raise ValueError("The other statistics lack their features; make both with keep_features=True.")
-        self.n += other.n
-        self.total += other.total
-        self.products += other.products
-        if self.keep_features:
-            self._features += other._features
 
     @property
     def mean(self) -> torch.Tensor:

@@ -82,24 +82,6 @@ def test_statistics_are_those_of_all_features_at_once_in_float64(two_sets):
     np.testing.assert_allclose(statistics.covariance, np.cov(whole, rowvar=False), rtol=0, atol=1e-11)
 
 
-def test_two_halves_merged_are_the_whole_bit_for_bit(two_sets):
-    first, second = two_sets[0].split(150)
-    whole = statistics_of(first, second, keep_features=True)
-    merged, other = statistics_of(first, keep_features=True), statistics_of(second, keep_features=True)
-    merged.merge(other)
-    assert merged.n == whole.n and torch.equal(merged.total, whole.total)
-    assert torch.equal(merged.mean, whole.mean) and torch.equal(merged.covariance, whole.covariance)
-    assert torch.equal(merged.features, two_sets[0])
-    assert other.n == 150 and torch.equal(other.features, second)
-
-
-def test_statistics_without_images_can_be_merged(two_sets):
-    merged = FeatureStatistics(feature_size=16)
-    merged.merge(statistics_of(two_sets[0]))
-    merged.merge(FeatureStatistics(feature_size=16))
-    assert torch.equal(merged.covariance, statistics_of(two_sets[0]).covariance)
-
-
 def test_features_are_kept_only_when_asked_for(two_sets, one_sentence):
     assert torch.equal(statistics_of(*two_sets[0].split(64), keep_features=True).features, two_sets[0])
     with one_sentence("keep_features=True"):
@@ -154,10 +136,6 @@ def test_features_of_another_width_or_not_finite(one_sentence):
         statistics.update(torch.zeros(2, 5))
     with one_sentence("NaN or infinite"):
         statistics.update(torch.tensor([[0.0, float("nan"), 0.0, 0.0]]))
-    with one_sentence("4 features", "of 5"):
-        statistics.merge(FeatureStatistics(feature_size=5))
-    with one_sentence("keep_features=True"):
-        FeatureStatistics(keep_features=True, feature_size=4).merge(statistics)
     assert statistics.n == 0
 
 
