@@ -56,14 +56,27 @@ def test_another_result_changes_the_text(figures, tmp_path, monkeypatch):
 def test_a_study_of_other_weights_says_so(figures, tmp_path, monkeypatch):
     shipped = model_hash(AdaTokModel.from_pretrained(default_checkpoint()))
     study = json.loads((ROOT / "docs" / "study" / "study.json").read_text(encoding="utf-8"))
-    sentence = "of the weights that shipped as `adatok-64` before"
-    assert figures.sources.of_predecessor(study | {"model_hash": shipped}) == ""
-    assert sentence in figures.sources.of_predecessor(study | {"model_hash": "another"})
+    sentence = "of the weights that shipped before"
+    assert figures.sources.of_predecessor("study", shipped) == ""
+    assert f"The study is {sentence}" in figures.sources.of_predecessor("study", "another")
     shutil.copytree(ROOT / "docs" / "study", tmp_path, dirs_exist_ok=True)
     (tmp_path / "study.json").write_text(json.dumps(study | {"model_hash": "another"}), encoding="utf-8")
+    heads = json.loads((tmp_path / "heads.json").read_text(encoding="utf-8"))
+    heads["settings"]["checkpoint"] = "another"
+    (tmp_path / "heads.json").write_text(json.dumps(heads), encoding="utf-8")
     monkeypatch.setattr(figures.sources, "STUDY", tmp_path)
-    assert sentence in figures.policy.policy()
+    assert figures.policy.policy().count(sentence) == 2
     assert "| `adatok-64`, earlier weights |" in figures.claims.claims()
+
+
+@pytest.mark.parametrize("is_shipped", [True, False])
+def test_an_evaluation_of_another_generator_says_so(figures, tmp_path, monkeypatch, is_shipped):
+    shipped = model_hash(AdaTokModel.from_pretrained(default_checkpoint()))
+    report = json.loads((ROOT / "docs" / "generation.json").read_text(encoding="utf-8"))
+    path = tmp_path / "generation.json"
+    path.write_text(json.dumps(report | {"model_hash": shipped if is_shipped else "another"}), encoding="utf-8")
+    monkeypatch.setattr(figures.sources, "GENERATION", path)
+    assert figures.generation.generation().startswith("The evaluation is of the weights") != is_shipped
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def fixed(
         typer.Option(metavar="NAME,...", help="Only these, for processes that share them out."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each arm.")] = 2,
-    policy_recipe: Annotated[str, typer.Option(help="Recipe of the policy.")] = "tiny-64",
+    policy_recipe: Annotated[str, typer.Option(help="Recipe of the policy.")] = "pilot-64",
     policy_images: Annotated[int, typer.Option(help="Training images that the policy learns from.")] = 4096,
     max_eval_images: Annotated[int, typer.Option(help="How many held-out images, evenly spread.")] = 2048,
     rfid: Annotated[bool, typer.Option("--rfid", help="Measure rFID too, which takes Inception and longer.")] = False,

@@ -137,6 +137,8 @@ def evaluate_generation(
             }
         )
     report = (facts or {}) | {
+        "model_hash": model_hash(pipe.image_tokenizer),
+        "generator_hash": model_hash(pipe.transformer),
         "settings": json.loads(json.dumps(asdict(settings))),
         "num_images": len(labels),
         "skipped_images": len(dataset) - len(labels),

@@ -121,7 +121,7 @@ class FixedStudySettings:
         train_data, eval_data (`str`): Images, as for [`~adatok_hf.data.load_image_dataset`].
         fixed_budget (`int`): Length of the fixed tokenizer, and the mean at which all are compared.
         overrides (`tuple[str, ...]`, *optional*): Of the recipe, as on a command line.
-        policy_recipe (`str`, *optional*, defaults to `"tiny-64"`): Recipe of the policy.
+        policy_recipe (`str`, *optional*, defaults to `"pilot-64"`): Recipe of the policy.
         seeds (`int`, *optional*, defaults to 2): Trainings of each arm; two runs may differ in it.
         policy_images (`int`, *optional*, defaults to 4096): Training images that the policy learns from.
         eval_images (`int`, *optional*, defaults to 2048): Held-out images, evenly spread.
@@ -133,7 +133,7 @@ class FixedStudySettings:
     eval_data: str
     fixed_budget: int
     overrides: tuple[str, ...] = ()
-    policy_recipe: str = "tiny-64"
+    policy_recipe: str = "pilot-64"
     seeds: int = 2
     policy_images: int = 4096
     eval_images: int = 2048

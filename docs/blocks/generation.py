@@ -9,7 +9,8 @@ from . import sources
 def generation() -> str:
     """What the shipped generator is worth."""
     report = read_json(sources.GENERATION)
-    return f"{compared_images(report)}; by `{report['command']}`.\n\n{generation_table({'': report})}"
+    of_whom = sources.of_predecessor("evaluation", report["model_hash"])
+    return f"{of_whom}{compared_images(report)}; by `{report['command']}`.\n\n{generation_table({'': report})}"
 
 
 def generation_lengths() -> str:

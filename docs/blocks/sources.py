@@ -38,10 +38,9 @@ def of_another(model: str, verb: str) -> str:
     return "" if model == shipped else f"Of `{model}`, which shipped before; `{shipped}` has not been {verb} yet. "
 
 
-def of_predecessor(study: dict) -> str:
-    """Says so where the study is of weights that shipped before."""
+def of_predecessor(what: str, digest: str) -> str:
+    """Says so where figures are of weights that shipped before: those of this hash."""
     model, _ = load_checkpoint(shipped_folder())
-    if model_hash(model) == study["model_hash"]:
+    if model_hash(model) == digest:
         return ""
-    name = checkpoint_name(study["model"])
-    return f"The study is of the weights that shipped as `{name}` before; the present ones are not studied yet. "
+    return f"The {what} is of the weights that shipped before; the present ones are not measured yet. "

@@ -9,6 +9,7 @@ import pytest
 from evaluate_worker import NUM_FEATURES, SmallInception
 from PIL import Image
 
+from adatok_hf.checkpoint import model_hash
 from adatok_hf.cli import main
 from adatok_hf.data import load_image_dataset
 from adatok_hf.evaluation import generation
@@ -82,6 +83,12 @@ def test_batches_and_parts_do_not_matter(evaluate):
     second = evaluate("other", replace(SETTINGS, batch_size=7, images_per_part=20))
     for one, other in zip(first["rows"], second["rows"]):
         assert one["mean_budget"] == other["mean_budget"] and one["gfid"] == pytest.approx(other["gfid"], rel=1e-4)
+
+
+def test_the_report_says_of_which_weights_it_is(evaluate, pipe):
+    report = evaluate()
+    assert report["model_hash"] == model_hash(pipe.image_tokenizer)
+    assert report["generator_hash"] == model_hash(pipe.transformer)
 
 
 def test_a_run_that_was_cut_off_goes_on_from_its_parts(evaluate, pipe, tmp_path):
