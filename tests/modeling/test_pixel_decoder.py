@@ -36,7 +36,7 @@ SWITCHES = {"normalize_codes": False, "latent_batch_norm": False, "interleave_la
 MIXED = [4, 16, 8, 5, 1, 12]
 PAD = 64
 HEADS = ["budget_0004", "budget_0008", "budget_0016"]
-SHIPPED_HASH = "3b59efd1089bb41f07ebcfc90a46948577b23589ca993bc79530389d3f67ea86"
+SHIPPED_HASH = "92405aa8945b5f40e809c16bf7fa68d3f03678c9a55ce9124664f21edf9a146d"
 
 
 def make_model(**options) -> AdaTokModel:
