@@ -223,8 +223,8 @@ def claims() -> str:
     name = f"`{checkpoint_name(shipped)}`"
     before = f"{name}, earlier weights"
     rows = [(*row, name) for row in of_the_checkpoint(read_json(shipped / "metrics.json")["rows"])]
-    is_older = sources.of_predecessor("study", study["model_hash"])
-    rows += [(*row, before if is_older else name) for row in of_the_policy(study)]
+    whose = name if study["model_hash"] == sources.shipped_hash() else before
+    rows += [(*row, whose) for row in of_the_policy(study)]
     for path, verdicts, whose in (
         (sources.STUDY / "fixed.json", of_fixed_lengths, "`pilot-64`, from random weights"),
         (sources.GENERATION_BENCH, of_generation, "random weights of the paper's size"),

@@ -1,5 +1,6 @@
 """Where the figures come from: what was measured, and whether it was of the checkpoint that ships."""
 
+from functools import cache
 from pathlib import Path
 
 from adatok_hf import AdaTokConfig, default_checkpoint
@@ -38,9 +39,14 @@ def of_another(model: str, verb: str) -> str:
     return "" if model == shipped else f"Of `{model}`, which shipped before; `{shipped}` has not been {verb} yet. "
 
 
+@cache
+def shipped_hash() -> str:
+    """The hash of its tokenizer."""
+    return model_hash(load_checkpoint(shipped_folder())[0])
+
+
 def of_predecessor(what: str, digest: str) -> str:
     """Says so where figures are of weights that shipped before: those of this hash."""
-    model, _ = load_checkpoint(shipped_folder())
-    if model_hash(model) == digest:
+    if digest == shipped_hash():
         return ""
     return f"The {what} is of the weights that shipped before; the present ones are not measured yet. "
