@@ -25,11 +25,12 @@ from blocks import pictures, sources
 from blocks.sources import BENCH, CHECKPOINTS, EXPORT, GENERATION, GENERATION_LENGTHS, ROOT, STUDY
 
 
-PILOT = {"max_steps": 500, "perceptual_start": 300, "lr_scheduler_kwargs": '{"num_decay_steps": 160}'}
+# In float32, so that one processor can go on where another began.
+PILOT = {"max_steps": 500, "perceptual_start": 300, "lr_scheduler_kwargs": '{"num_decay_steps": 160}', "bf16": "false"}
 PILOTS = {
     "the recipe": {},
+    "another seed": {"seed": 1},
     "AdamW alone": {"muon": "false", "learning_rate": 7e-4, "adamw_learning_rate": "none"},
-    "AdamW beside Muon at its rate": {"adamw_learning_rate": 3.5e-3},
     "one linear layer a patch": {"pixel_decoder_config": "none"},
     "patches of 16 pixels": {
         "patch_size": 16,
@@ -210,32 +211,33 @@ def embed_generator(generator: Path, tokenizer: Path):
         shutil.copytree(temporary, tokenizer.parent, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True)
 
 
-def measure_pilots(data: str, work: Path):
+def measure_pilots(data: str, work: Path, names: list[str] | None):
     """
-    Short trainings that differ in one thing each, by the recipe `pilot-64` cut to 500 steps. What has been trained in
-    `work` is not trained again; one that was cut off begins anew, since its time counts.
+    Short trainings that differ in one thing each, by the recipe `pilot-64` cut to 500 steps. What `docs/pilots.json`
+    has is not trained again; one that was cut off begins anew, since its time counts.
     """
-    pilots = []
-    for name, changes in PILOTS.items():
+
+    def known() -> dict[str, dict]:
+        return read_json(sources.PILOTS) if sources.PILOTS.is_file() else {}
+
+    for name in names or PILOTS:
+        changes = PILOTS[name]
+        if known().get(name, {}).get("changes") == changes:
+            continue
         folder = work / name.replace(" ", "-").replace(",", "")
-        note = folder / "pilot.json"
-        if not note.is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            images = ["--data", data, "--eval-data", data, "--max-eval-images", 512]
-            words = []
-            overrides = PILOT | changes
-            quantizer = overrides.pop("quantizer", None)
-            for key, value in overrides.items():
-                words += [f"--{key}", *(value if isinstance(value, list) else [value])]
-            start = resource.getrusage(resource.RUSAGE_CHILDREN)
-            training = ["train", "tokenizer", "--recipe", "pilot-64", *images, *words, "--output-dir", folder]
-            run(*training, quantizer=quantizer)
-            end = resource.getrusage(resource.RUSAGE_CHILDREN)
-            seconds = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
-            rows = read_metrics(folder)["rows"]
-            write_json(note, {"name": name, "changes": changes, "cpu_seconds": seconds, "rows": rows})
-        pilots.append(read_json(note))
-    write_json(sources.PILOTS, pilots)
+        shutil.rmtree(folder, ignore_errors=True)
+        words = ["--data", data, "--eval-data", data, "--max-eval-images", 512, "--output-dir", folder]
+        overrides = PILOT | changes
+        quantizer = overrides.pop("quantizer", None)
+        for key, value in overrides.items():
+            words += [f"--{key}", *(value if isinstance(value, list) else [value])]
+        start = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run("train", "tokenizer", "--recipe", "pilot-64", *words, quantizer=quantizer)
+        end = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
+        pilot = {"changes": changes, "cpu_seconds": seconds, "rows": read_metrics(folder)["rows"]}
+        pilots = known() | {name: pilot}
+        write_json(sources.PILOTS, {name: pilots[name] for name in PILOTS if name in pilots})
 
 
 def measure_fixed(data: str, work: Path, recipe: str, fixed_budget: int, seeds: int, arms: str | None):
@@ -289,7 +291,8 @@ def main():
     tatok.add_argument("--recipe", default="tiny-64", help="Recipe of both.")
     tatok.add_argument("--mean_tokens", type=int, default=14, help="That the filter keeps on average.")
     tatok.add_argument("--entropy", default="surprisal", help="What it filters by, chosen on training images.")
-    add_part("pilots", measure_pilots, "outputs/pilots", "Short trainings that differ in one thing each.")
+    pilots = add_part("pilots", measure_pilots, "outputs/pilots", "Short trainings that differ in one thing each.")
+    pilots.add_argument("--names", nargs="*", help="Some of them, for a process beside others; all if not given.")
     fixed = add_part("fixed", measure_fixed, "outputs/fixed", "Adaptive tokenizers beside such of fixed length.")
     fixed.add_argument("--recipe", default="pilot-64", help="Recipe of all arms.")
     fixed.add_argument("--fixed_budget", type=int, default=16, help="The fixed length, and the mean of all arms.")

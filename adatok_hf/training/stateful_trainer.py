@@ -80,12 +80,16 @@ class ResumableTrainer(Trainer):
         self._load_from_checkpoint(checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial):
-        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         try:
             with named_errors(folder):
+                if self.args.should_save:
+                    shutil.rmtree(folder, ignore_errors=True)  # what a killed save has left, temporary files too
+                    folder.mkdir(parents=True, exist_ok=True)
+                    if self.identity is not None:  # before all else, or a kill leaves a whole checkpoint of any run
+                        write_json(folder / IDENTITY_NAME, self.identity)
+                self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(model, trial)
-                if self.identity is not None and self.args.should_save:
-                    write_json(folder / IDENTITY_NAME, self.identity)
         except OSError:  # a full disk: the half of a checkpoint is of no use
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -183,6 +183,27 @@ def test_a_run_without_a_whole_checkpoint_starts_anew(short_run):
     assert checkpoint_to_resume(trainer.args) is None
 
 
+def test_a_whole_checkpoint_says_of_which_run_it_is(make_trainer, tmp_path, monkeypatch):
+    """However early after its last file a kill comes, and whatever an earlier kill has left in its folder."""
+
+    def killed(**kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transformers.trainer.rotate_checkpoints", killed)
+    trainer = make_trainer("run", **ARGUMENTS)
+    trainer.identity = {"seed": 3}
+    folder = tmp_path / "run" / "checkpoint-1"
+    folder.mkdir(parents=True)
+    left = folder / ".tmpboL0xz"  # as safetensors writes
+    left.touch()
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert checkpoint_to_resume(trainer.args, {"seed": 3}) == str(folder)
+    with pytest.raises(ValueError, match="another run"):
+        checkpoint_to_resume(trainer.args, {"seed": 4})
+    assert not left.exists()
+
+
 def test_a_finished_run_stays_as_it_is(make_trainer, tmp_path):
     finished = make_trainer("whole", **ARGUMENTS)
     finished.train()
