@@ -137,8 +137,8 @@ def evaluate_generation(
             }
         )
     report = (facts or {}) | {
-        "model_hash": model_hash(pipe.image_tokenizer),
-        "generator_hash": model_hash(pipe.transformer),
+        "model_hash": units.identity["tokenizer"],
+        "generator_hash": units.identity["generator"],
         "settings": json.loads(json.dumps(asdict(settings))),
         "num_images": len(labels),
         "skipped_images": len(dataset) - len(labels),
@@ -174,14 +174,15 @@ class _Units:
                 raise ValueError(f"The generator knows {len(pipe.class_names)} classes, but the data has {what}.")
         numbers = [pipe.class_names.index(names[number]) if self.has_classes else -1 for number in numbers]
         self.numbers = torch.tensor(numbers)
-        self._claim_folder(weights)
+        self.identity = self._identify(weights)
+        self._claim_folder()
 
-    def _claim_folder(self, weights: dict[str, str] | None):
-        """Refuses to mix two evaluations in one folder."""
+    def _identify(self, weights: dict[str, str] | None) -> dict:
+        """What the parts are of."""
         settings = asdict(self.settings)
         for name in ("budgets", "guidance_scales", "kid_subset_size", "batch_size"):  # change no part
             del settings[name]
-        identity = {
+        return {
             "tokenizer": model_hash(self.pipe.image_tokenizer),
             "policy": policy_hash(self.pipe.image_tokenizer),
             "preprocessing": describe_preprocessing(self.pipe.image_processor),
@@ -193,15 +194,20 @@ class _Units:
             "labels": hashlib.sha256(self.numbers.numpy().tobytes()).hexdigest(),
             **settings,
         }
+
+    def _claim_folder(self):
+        """Refuses to mix two evaluations in one folder."""
         path = self.folder / "evaluation.json"
         if path.is_file():
             found = read_json(path)
-            different = [name for name, value in json.loads(json.dumps(identity)).items() if found.get(name) != value]
+            different = [
+                name for name, value in json.loads(json.dumps(self.identity)).items() if found.get(name) != value
+            ]
             if different:
                 raise ValueError(f"{self.folder} holds an evaluation with another {different[0]}; name another --out.")
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, identity)
+            write_json(path, self.identity)
 
     def load(self, unit: int | str, guidance_scale: float | None = None) -> dict[str, torch.Tensor]:
         """

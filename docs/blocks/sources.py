@@ -5,6 +5,7 @@ from pathlib import Path
 
 from adatok_hf import AdaTokConfig, default_checkpoint
 from adatok_hf.checkpoint import checkpoint_name, load_checkpoint, model_hash
+from adatok_hf.generation.load_pipeline import load_generator
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,8 +46,14 @@ def shipped_hash() -> str:
     return model_hash(load_checkpoint(shipped_folder())[0])
 
 
-def of_predecessor(what: str, digest: str) -> str:
-    """Says so where figures are of weights that shipped before: those of this hash."""
-    if digest == shipped_hash():
+@cache
+def shipped_generator_hash() -> str:
+    """The hash of the generator beside it."""
+    return model_hash(load_generator(shipped_folder().parent / "transformer"))
+
+
+def of_predecessor(what: str, is_shipped: bool) -> str:
+    """Says so where figures are not of the weights that ship."""
+    if is_shipped:
         return ""
     return f"The {what} is of the weights that shipped before; the present ones are not measured yet. "
