@@ -25,8 +25,13 @@ from blocks import pictures, sources
 from blocks.sources import BENCH, CHECKPOINTS, EXPORT, GENERATION, GENERATION_LENGTHS, ROOT, STUDY
 
 
-# In float32, so that one processor can go on where another began.
-PILOT = {"max_steps": 500, "perceptual_start": 300, "lr_scheduler_kwargs": '{"num_decay_steps": 160}', "bf16": "false"}
+PILOT = {
+    "max_steps": 300,
+    "perceptual_start": 180,
+    "lr_scheduler_kwargs": '{"num_decay_steps": 100}',
+    "eval_strategy": "no",  # but at the end
+    "bf16": "false",  # so that one processor can go on where another began
+}
 PILOTS = {
     "the recipe": {},
     "another seed": {"seed": 1},
@@ -213,7 +218,7 @@ def embed_generator(generator: Path, tokenizer: Path):
 
 def measure_pilots(data: str, work: Path, names: list[str] | None):
     """
-    Short trainings that differ in one thing each, by the recipe `pilot-64` cut to 500 steps. What `docs/pilots.json`
+    Short trainings that differ in one thing each, by the recipe `pilot-64` cut to 300 steps. What `docs/pilots.json`
     has is not trained again; one that was cut off begins anew, since its time counts.
     """
 
