@@ -27,6 +27,7 @@ from blocks.sources import BENCH, CHECKPOINTS, EXPORT, GENERATION, GENERATION_LE
 
 PILOT = {
     "max_steps": 300,
+    "per_device_train_batch_size": 32,
     "perceptual_start": 180,
     "lr_scheduler_kwargs": '{"num_decay_steps": 100}',
     "eval_strategy": "no",  # but at the end
@@ -218,7 +219,7 @@ def embed_generator(generator: Path, tokenizer: Path):
 
 def measure_pilots(data: str, work: Path, names: list[str] | None):
     """
-    Short trainings that differ in one thing each, by the recipe `pilot-64` cut to 300 steps. What `docs/pilots.json`
+    Short trainings that differ in one thing each, by the recipe `pilot-64` cut to 300 steps of 32 images. What `docs/pilots.json`
     has is not trained again; one that was cut off begins anew, since its time counts.
     """
 
