@@ -219,8 +219,8 @@ def embed_generator(generator: Path, tokenizer: Path):
 
 def measure_pilots(data: str, work: Path, names: list[str] | None):
     """
-    Short trainings that differ in one thing each, by the recipe `pilot-64` cut to 300 steps of 32 images. What `docs/pilots.json`
-    has is not trained again; one that was cut off begins anew, since its time counts.
+    Short trainings that differ in one thing each, by the recipe `pilot-64` cut to 300 steps of 32 images. What
+    `docs/pilots.json` has is not trained again; one that was cut off begins anew, since its time counts.
     """
 
     def known() -> dict[str, dict]:
