@@ -26,10 +26,9 @@ from blocks.sources import BENCH, CHECKPOINTS, EXPORT, GENERATION, GENERATION_LE
 
 
 PILOT = {
-    "max_steps": 300,
-    "per_device_train_batch_size": 32,
-    "perceptual_start": 180,
-    "lr_scheduler_kwargs": '{"num_decay_steps": 100}',
+    "max_steps": 500,
+    "perceptual_start": 300,
+    "lr_scheduler_kwargs": '{"num_decay_steps": 160}',
     "eval_strategy": "no",  # but at the end
     "bf16": "false",  # so that one processor can go on where another began
 }
@@ -219,7 +218,7 @@ def embed_generator(generator: Path, tokenizer: Path):
 
 def measure_pilots(data: str, work: Path, names: list[str] | None):
     """
-    Short trainings that differ in one thing each, by the recipe `pilot-64` cut to 300 steps of 32 images. What
+    Short trainings that differ in one thing each, by the recipe `pilot-64` cut to 500 steps. What
     `docs/pilots.json` has is not trained again; one that was cut off begins anew, since its time counts.
     """
 
