@@ -226,21 +226,20 @@ def measure_pilots(data: str, work: Path, names: list[str] | None):
         return read_json(sources.PILOTS) if sources.PILOTS.is_file() else {}
 
     for name in names or PILOTS:
-        changes = PILOTS[name]
-        if known().get(name, {}).get("changes") == changes:
+        overrides = PILOT | PILOTS[name]
+        if known().get(name, {}).get("overrides") == overrides:
             continue
         folder = work / name.replace(" ", "-").replace(",", "")
         shutil.rmtree(folder, ignore_errors=True)
         words = ["--data", data, "--eval-data", data, "--max-eval-images", 512, "--output-dir", folder]
-        overrides = PILOT | changes
-        quantizer = overrides.pop("quantizer", None)
         for key, value in overrides.items():
-            words += [f"--{key}", *(value if isinstance(value, list) else [value])]
+            if key != "quantizer":
+                words += [f"--{key}", *(value if isinstance(value, list) else [value])]
         start = resource.getrusage(resource.RUSAGE_CHILDREN)
-        run("train", "tokenizer", "--recipe", "pilot-64", *words, quantizer=quantizer)
+        run("train", "tokenizer", "--recipe", "pilot-64", *words, quantizer=overrides.get("quantizer"))
         end = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
-        pilot = {"changes": changes, "cpu_seconds": seconds, "rows": read_metrics(folder)["rows"]}
+        pilot = {"overrides": overrides, "cpu_seconds": seconds, "rows": read_metrics(folder)["rows"]}
         pilots = known() | {name: pilot}
         write_json(sources.PILOTS, {name: pilots[name] for name in PILOTS if name in pilots})
 
