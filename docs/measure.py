@@ -43,7 +43,6 @@ PILOTS = {
         '"layers_per_block": 1, "norm_num_groups": 8}',
     },
     "64 latent tokens": {"num_latent_tokens": 64, "budgets": [4, 8, 16, 24, 32, 48, 64]},
-    "16,384 codes": {"codebook_size": 16384},
     "LPIPS from the start": {"perceptual_start": 0},
     "gradient by rotation": {"quantizer": "rotation"},
     "codebook by moving averages": {"quantizer": "averages"},
@@ -229,7 +228,7 @@ def measure_pilots(data: str, work: Path, names: list[str] | None):
         overrides = PILOT | PILOTS[name]
         if known().get(name, {}).get("overrides") == overrides:
             continue
-        folder = work / name.replace(" ", "-").replace(",", "")
+        folder = work / name.replace(" ", "-")
         shutil.rmtree(folder, ignore_errors=True)
         words = ["--data", data, "--eval-data", data, "--max-eval-images", 512, "--output-dir", folder]
         for key, value in overrides.items():
