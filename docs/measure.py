@@ -282,7 +282,7 @@ def main():
     tokenizer.add_argument("tokenizer", type=Path, help="Its folder.")
     tokenizer.add_argument("--recipe", default="tiny-64", help="Recipe of the policy.")
     tokenizer.add_argument("--train_split", default="train", help="What the policy learns from.")
-    tokenizer.add_argument("--heads_steps", type=int, default=600, help="Steps of each arm of the study of the heads.")
+    tokenizer.add_argument("--heads_steps", type=int, default=300, help="Steps of each arm of the study of the heads.")
     tokenizer.add_argument("--processes", type=int, default=1, help="That measure together, a CPU core or GPU each.")
     generator = add_part(
         "generator", measure_generator, "outputs/generator", "A generator for the embedded tokenizer."
