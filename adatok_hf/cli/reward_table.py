@@ -38,8 +38,10 @@ def reward_table(
     dataset = load_image_dataset(data, split, max_images)
     facts = {"model_name": model_id, "data_name": f"{data} ({split})", "mirrored": mirrored}
     skipped = build_reward_table(network, processor, dataset, lpips, out, budgets=chosen, warn=say, **facts)
-    if PartialState().is_main_process:
+    state = PartialState()
+    if state.is_main_process:
         table = RewardTable.load(out)
         typer.echo(f"{len(table)} images at {len(table.budgets)} budgets written to {out}")
+    state.wait_for_everyone()  # a launcher stops all processes at the first that ends with an error
     if skipped:
         raise typer.Exit(1)

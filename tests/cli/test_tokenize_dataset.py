@@ -29,6 +29,19 @@ def test_it_writes_shards_and_says_how_many(tokenize, tmp_path, write_pictures):
     assert code == 0 and "0 rows" in out and "3 were there" in out
 
 
+@pytest.mark.parametrize("processes, expected", [("1", 1), ("2", 0)])
+def test_one_process_of_several_does_not_end_the_others(
+    tokenize, tmp_path, write_pictures, monkeypatch, processes, expected
+):
+    """As `torchrun` would, were its exit code that of a picture skipped."""
+    folder = write_pictures(tmp_path / "pictures", 5)
+    (folder / "picture-00.png").write_bytes(b"not a picture")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    code, _, err = tokenize("--data", folder, "--images-per-shard", "2", "--out", tmp_path / "out")
+    assert code == expected and "skipped image picture-00.png" in err
+
+
 @pytest.mark.parametrize(
     "options, word",
     [
