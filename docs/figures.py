@@ -32,6 +32,7 @@ PAGES = (
     "docs/space.md",
     "docs/speed.md",
     "docs/tatok.md",
+    "docs/training.md",
 )
 BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 BLOCKS: tuple[Callable[[], str], ...] = (
