@@ -295,7 +295,9 @@ def main():
     tatok.add_argument("--mean_tokens", type=int, default=14, help="That the filter keeps on average.")
     tatok.add_argument("--entropy", default="surprisal", help="What it filters by, chosen on training images.")
     pilots = add_part("pilots", measure_pilots, "outputs/pilots", "Short trainings that differ in one thing each.")
-    pilots.add_argument("--names", nargs="*", help="Some of them, for a process beside others; all if not given.")
+    pilots.add_argument(
+        "--names", nargs="*", choices=PILOTS, help="Some of them, for a process beside others; all if not given."
+    )
     fixed = add_part("fixed", measure_fixed, "outputs/fixed", "Adaptive tokenizers beside such of fixed length.")
     fixed.add_argument("--recipe", default="pilot-64", help="Recipe of all arms.")
     fixed.add_argument("--fixed_budget", type=int, default=16, help="The fixed length, and the mean of all arms.")

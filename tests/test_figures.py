@@ -56,6 +56,8 @@ def test_a_study_of_other_weights_says_so(figures, tmp_path, monkeypatch):
     study = json.loads((ROOT / "docs" / "study" / "study.json").read_text(encoding="utf-8"))
     assert study["model_hash"] == figures.sources.shipped_hash()
     sentence = "of the weights that shipped before"
+    assert figures.sources.of_predecessor("study", study["model_hash"]) == ""
+    assert f"The study is {sentence}" in figures.sources.of_predecessor("study", "another")
     assert f"The study is {sentence}" not in figures.policy.policy()
     shutil.copytree(ROOT / "docs" / "study", tmp_path, dirs_exist_ok=True)
     (tmp_path / "study.json").write_text(json.dumps(study | {"model_hash": "another"}), encoding="utf-8")

@@ -88,7 +88,7 @@ class ResumableTrainer(Trainer):
                     folder.mkdir(parents=True, exist_ok=True)
                     if self.identity is not None:  # before all else, or a kill leaves a whole checkpoint of any run
                         write_json(folder / IDENTITY_NAME, self.identity)
-                self.accelerator.wait_for_everyone()
+                self.accelerator.wait_for_everyone()  # none of the others has begun to write
                 super()._save_checkpoint(model, trial)
         except OSError:  # a full disk: the half of a checkpoint is of no use
             shutil.rmtree(folder, ignore_errors=True)

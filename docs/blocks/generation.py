@@ -9,10 +9,7 @@ from . import sources
 def generation() -> str:
     """What the shipped generator is worth."""
     report = read_json(sources.GENERATION)
-    measured = report["model_hash"], report["generator_hash"]
-    of_whom = sources.of_predecessor(
-        "evaluation", measured == (sources.shipped_hash(), sources.shipped_generator_hash())
-    )
+    of_whom = sources.of_predecessor("evaluation", report["model_hash"], report["generator_hash"])
     return f"{of_whom}{compared_images(report)}; by `{report['command']}`.\n\n{generation_table({'': report})}"
 
 

@@ -30,7 +30,7 @@ def policy() -> str:
     kinds = ", ".join(f"{group['group'].replace('_', ' ')} {group['mean_budget']:.1f}" for group in groups)
     table = markdown_table([f"the policy's LPIPS of {arms['policy']['lpips']:.3f} against", "better by"], rows)
     correlation = study["correlations"]["policy, webp_bytes"]
-    return sources.of_predecessor("study", study["model_hash"] == sources.shipped_hash()) + (
+    return sources.of_predecessor("study", study["model_hash"]) + (
         f"On {study['n']:,} held-out images, at the mean of {study['mean_budget']:.1f} codes "
         "that the policy chooses by itself; the whole [study](study/study.md) is one command. The intervals of "
         f"95 % are over the images: the {study['seeds']} seeds are averaged first, and the bias that brings every arm "
@@ -45,7 +45,7 @@ def policy_sentence() -> str:
     study = read_json(sources.STUDY / "study.json")
     uniform = next(row for row in study["rows"] if row["arm"] == "uniform")
     gain = difference(uniform["difference"], uniform["ci"])
-    return sources.of_predecessor("study", study["model_hash"] == sources.shipped_hash()) + (
+    return sources.of_predecessor("study", study["model_hash"]) + (
         f"On {study['n']:,} held-out images, at the {study['mean_budget']:.1f} codes that it chooses on average, the "
         f"policy's LPIPS is better than that of one budget for all by {gain}, {share_of_oracle(study):.0%} of what an "
         f"oracle would gain. {foreseeable(study)}{heads()}"
@@ -92,7 +92,7 @@ def heads() -> str:
     none, shared = (
         difference(means[arm]["lpips_minus_k_heads"], means[arm]["ci"]) for arm in ("no heads", "shared head")
     )
-    return sources.of_predecessor("study of the heads", study["settings"]["checkpoint"] == sources.shipped_hash()) + (
+    return sources.of_predecessor("study of the heads", study["settings"]["checkpoint"]) + (
         f"In {study['steps']} further steps from a common base the heads of `{study['model']}` gain {none} LPIPS "
         f"against none, {shared} against one shared head of as many parameters; without its heads the checkpoint "
         f"itself has {means[HEADS_ZEROED]['lpips']:.4f} in place of {means[HEADS_ON]['lpips']:.4f}."

@@ -52,8 +52,8 @@ def shipped_generator_hash() -> str:
     return model_hash(load_generator(shipped_folder().parent / "transformer"))
 
 
-def of_predecessor(what: str, is_shipped: bool) -> str:
-    """Says so where figures are not of the weights that ship."""
-    if is_shipped:
+def of_predecessor(what: str, *digests: str) -> str:
+    """Says so where figures are of weights that shipped before: where not all of their hashes are of shipped ones."""
+    if {shipped_hash(), shipped_generator_hash()}.issuperset(digests):
         return ""
     return f"The {what} is of the weights that shipped before; the present ones are not measured yet. "
