@@ -269,7 +269,7 @@ def policy_hash(model: torch.nn.Module) -> str:
 def checkpoint_name(folder: str | Path) -> str:
     """What a checkpoint is called: as its folder, or as the pipeline that it is part of."""
     folder = Path(folder)
-    return folder.parent.name if folder.name == "image_tokenizer" else folder.name
+    return folder.parent.name if folder.name in ("image_tokenizer", "transformer") else folder.name
 
 
 def read_metrics(folder: Path) -> dict | None:

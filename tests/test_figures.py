@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,24 @@ def test_an_evaluation_of_another_generator_says_so(figures, tmp_path, monkeypat
     path.write_text(json.dumps(report | ({changed: "another"} if changed else {})), encoding="utf-8")
     monkeypatch.setattr(figures.sources, "GENERATION", path)
     assert figures.generation.generation().startswith("The evaluation is of the weights") == (changed is not None)
+
+
+@pytest.mark.parametrize("is_shipped", [False, True])
+def test_a_claim_about_lengths_says_whose_codes_they_were(figures, tmp_path, monkeypatch, is_shipped):
+    reports = json.loads((ROOT / "docs" / "generation_lengths.json").read_text(encoding="utf-8"))
+    reports["adaptive"]["model_hash"] = figures.sources.shipped_hash() if is_shipped else "another"
+    path = tmp_path / "generation_lengths.json"
+    path.write_text(json.dumps(reports), encoding="utf-8")
+    monkeypatch.setattr(figures.sources, "GENERATION_LENGTHS", path)
+    (row,) = (line for line in figures.claims.claims().splitlines() if "Images of budgets of their own" in line)
+    assert row.endswith("| `adatok-64` |" if is_shipped else "| `adatok-64`, earlier weights |")
+
+
+def test_no_result_names_a_place_on_the_machine_that_made_it():
+    results = [*(ROOT / "docs").rglob("*.json"), *(ROOT / "adatok_hf" / "checkpoints").rglob("metrics.json")]
+    assert len(results) > 10
+    for path in results:
+        assert not re.search(r'"(/|file:|~)', path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize(

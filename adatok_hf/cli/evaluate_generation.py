@@ -58,6 +58,7 @@ def evaluate_generation(
     from transformers.utils import logging
 
     from .. import default_generator
+    from ..checkpoint import checkpoint_name
     from ..data import load_image_dataset
     from ..evaluation.generation import GenerationSettings, format_table
     from ..evaluation.generation import evaluate_generation as evaluate
@@ -77,12 +78,17 @@ def evaluate_generation(
         batch_size=batch_size,
         kid_subset_size=kid_subset_size,
     )
-    generator, device = generator or default_generator(), find_device(device)
+    source, device = generator or default_generator(), find_device(device)
     prepare_folder(out)
     logging.disable_progress_bar()
-    pipe = load_pipeline(generator, model).to(device)
+    pipe = load_pipeline(source, model).to(device)
     images = load_image_dataset(data, split, max_images)
-    facts = {"generator": generator, "data": data, "split": split, "command": shlex.join(["adatok", *context.obj])}
+    facts = {
+        "generator": generator or checkpoint_name(source),
+        "data": data,
+        "split": split,
+        "command": shlex.join(["adatok", *context.obj]),
+    }
     inception = load_inception(weights_dir)
     weights = describe_evaluator(weights_dir)
     report = evaluate(pipe, images, out, settings, inception, weights=weights, facts=facts, warn=say)

@@ -46,14 +46,15 @@ def generate(
     from transformers.utils import logging
 
     from .. import default_generator
+    from ..checkpoint import checkpoint_name
     from ..files import whole_file, write_json
     from ..generation.load_pipeline import load_pipeline
     from ..generation.sample_grid import draw_sample_grid
 
-    generator, device = generator or default_generator(), find_device(device)
+    source, device = generator or default_generator(), find_device(device)
     prepare_folder(out)
     logging.disable_progress_bar()
-    pipe = load_pipeline(generator, model).to(device)
+    pipe = load_pipeline(source, model).to(device)
     pipe.set_progress_bar_config(desc="Images", unit="image", disable=None)
     labels = read_labels(label or [], pipe.class_names)
     start = time.perf_counter()
@@ -87,7 +88,7 @@ def generate(
         "top_p": top_p,
     }
     mean = sum(budgets) / len(budgets)
-    report = {"generator": generator, **settings, "mean_budget": mean, "rows": rows}
+    report = {"generator": generator or checkpoint_name(source), **settings, "mean_budget": mean, "rows": rows}
     write_json(out / "results.json", report)
     say(f"{len(rows) / seconds:.1f} images a second")
     typer.echo(f"{len(rows)} images, mean budget {mean:.1f}, written to {out / 'grid.png'}")

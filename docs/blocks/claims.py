@@ -221,14 +221,17 @@ def claims() -> str:
     """What the papers say, what was measured here, and what follows from it; what was not measured yet is left out."""
     shipped, study = sources.shipped_folder(), read_json(sources.STUDY / "study.json")
     name = f"`{checkpoint_name(shipped)}`"
-    before = f"{name}, earlier weights"
+
+    def weights(digest: str | None) -> str:
+        return name if digest == sources.shipped_hash() else f"{name}, earlier weights"
+
     rows = [(*row, name) for row in of_the_checkpoint(read_json(shipped / "metrics.json")["rows"])]
-    whose = name if study["model_hash"] == sources.shipped_hash() else before
-    rows += [(*row, whose) for row in of_the_policy(study)]
+    rows += [(*row, weights(study["model_hash"])) for row in of_the_policy(study)]
+    lengths = read_json(sources.GENERATION_LENGTHS)["adaptive"].get("model_hash")  # not in the oldest reports
     for path, verdicts, whose in (
         (sources.STUDY / "fixed.json", of_fixed_lengths, "`pilot-64`, from random weights"),
         (sources.GENERATION_BENCH, of_generation, "random weights of the paper's size"),
-        (sources.GENERATION_LENGTHS, of_generated_images, before),
+        (sources.GENERATION_LENGTHS, of_generated_images, weights(lengths)),
         (sources.STUDY / "tatok.json", of_tatok, "`tatok-tiny-64`"),
         (sources.TATOK_BENCH, of_tatok_generation, "random weights of the paper's size"),
     ):

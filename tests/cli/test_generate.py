@@ -35,6 +35,14 @@ def test_it_writes_a_grid_and_results(generate, tmp_path):
     assert grid.width >= 2 * 96 and grid.height >= 3 * 96
 
 
+def test_the_report_names_the_generator_that_ships(tmp_path):
+    words = ["--label", "emoji", "-n", "1", "--budget", "8", "--device", "cpu", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as exit_info:
+        main(["generate", *words])
+    assert exit_info.value.code == 0
+    assert json.loads((tmp_path / "results.json").read_text())["generator"] == "adatok-64"
+
+
 def test_the_same_seed_gives_the_same_image_in_any_batch(generate, tmp_path):
     generate("--label", "emoji", "-n", 3, "--seed", 5, "--batch-size", 2)
     generate("--label", "emoji", "-n", 1, "--seed", 6, out=tmp_path / "one")
