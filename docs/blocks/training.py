@@ -9,11 +9,11 @@ from . import sources
 def pilots() -> str:
     """What a short training gains or loses by one change."""
     found = read_json(sources.PILOTS)
-    budgets = (4, 8, 16, 32)
+    budgets = (4, 8, 16, 32, 64)
     rows = []
     for name, pilot in found.items():
         at = {row["budget"]: f"{row['psnr']:.2f} dB, {row['lpips']:.3f}" for row in pilot["rows"]}
-        rows.append([name, f"{pilot['cpu_seconds'] / 60:.0f} min", *(at[budget] for budget in budgets)])
+        rows.append([name, f"{pilot['cpu_seconds'] / 60:.0f} min", *(at.get(budget, "-") for budget in budgets)])
     return markdown_table(["changed", "of a core", *(f"{budget} codes" for budget in budgets)], rows)
 
 
