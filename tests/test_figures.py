@@ -90,6 +90,12 @@ def test_a_claim_about_lengths_says_whose_codes_they_were(figures, tmp_path, mon
     assert row.endswith("| `adatok-64` |" if is_shipped else "| `adatok-64`, earlier weights |")
 
 
+def test_a_claim_that_was_not_measured_is_left_out(figures, tmp_path, monkeypatch):
+    assert "Images of budgets of their own" in figures.claims.claims()
+    monkeypatch.setattr(figures.sources, "GENERATION_LENGTHS", tmp_path / "generation_lengths.json")
+    assert "Images of budgets of their own" not in figures.claims.claims()
+
+
 def test_no_result_names_a_place_on_the_machine_that_made_it():
     results = [*(ROOT / "docs").rglob("*.json"), *(ROOT / "adatok_hf" / "checkpoints").rglob("metrics.json")]
     assert len(results) > 10

@@ -27,6 +27,19 @@ def load_model(model: str | None, device: str | None, with_tatok: bool = False):
     return in_sequences(network.eval().to(device)), model or checkpoint_name(path), processor
 
 
+def load_generator(generator: str | None, model: str | None, device: str):
+    """Loads a generator with its tokenizer: the pipeline on a device, and the name to report."""
+    from transformers.utils import logging
+
+    from .. import default_generator
+    from ..checkpoint import checkpoint_name
+    from ..generation.load_pipeline import load_pipeline
+
+    logging.disable_progress_bar()
+    source = generator or default_generator()
+    return load_pipeline(source, model).to(device), generator or checkpoint_name(source)
+
+
 def find_device(device: str | None) -> str:
     """The device asked for, which must be there, else a GPU if there is one."""
     import torch

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import find_device, prepare_folder, say
+from .common import find_device, load_generator, prepare_folder, say
 from .options import (
     AUTO,
     DataOption,
@@ -55,15 +55,10 @@ def evaluate_generation(
     Measure a generator: gFID and KID against real images, and how often a linear classifier sees the class that was
     asked for. A run that was cut off goes on where it stopped. The last line of the output is one JSON object.
     """
-    from transformers.utils import logging
-
-    from .. import default_generator
-    from ..checkpoint import checkpoint_name
     from ..data import load_image_dataset
     from ..evaluation.generation import GenerationSettings, format_table
     from ..evaluation.generation import evaluate_generation as evaluate
     from ..evaluation.reference import describe_evaluator
-    from ..generation.load_pipeline import load_pipeline
     from ..metrics.inception import load_inception
 
     chosen = [AUTO if name == AUTO else parse_numbers(name, "--budgets")[0] for name in parse_names(budgets)]
@@ -78,17 +73,11 @@ def evaluate_generation(
         batch_size=batch_size,
         kid_subset_size=kid_subset_size,
     )
-    source, device = generator or default_generator(), find_device(device)
+    device = find_device(device)
     prepare_folder(out)
-    logging.disable_progress_bar()
-    pipe = load_pipeline(source, model).to(device)
+    pipe, name = load_generator(generator, model, device)
     images = load_image_dataset(data, split, max_images)
-    facts = {
-        "generator": generator or checkpoint_name(source),
-        "data": data,
-        "split": split,
-        "command": shlex.join(["adatok", *context.obj]),
-    }
+    facts = {"generator": name, "data": data, "split": split, "command": shlex.join(["adatok", *context.obj])}
     inception = load_inception(weights_dir)
     weights = describe_evaluator(weights_dir)
     report = evaluate(pipe, images, out, settings, inception, weights=weights, facts=facts, warn=say)

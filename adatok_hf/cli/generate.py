@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .common import find_device, prepare_folder, say
+from .common import find_device, load_generator, prepare_folder, say
 from .options import (
     DeviceOption,
     GeneratorOption,
@@ -43,18 +43,13 @@ def generate(
     import time
 
     import torch
-    from transformers.utils import logging
 
-    from .. import default_generator
-    from ..checkpoint import checkpoint_name
     from ..files import whole_file, write_json
-    from ..generation.load_pipeline import load_pipeline
     from ..generation.sample_grid import draw_sample_grid
 
-    source, device = generator or default_generator(), find_device(device)
+    device = find_device(device)
     prepare_folder(out)
-    logging.disable_progress_bar()
-    pipe = load_pipeline(source, model).to(device)
+    pipe, name = load_generator(generator, model, device)
     pipe.set_progress_bar_config(desc="Images", unit="image", disable=None)
     labels = read_labels(label or [], pipe.class_names)
     start = time.perf_counter()
@@ -88,7 +83,7 @@ def generate(
         "top_p": top_p,
     }
     mean = sum(budgets) / len(budgets)
-    report = {"generator": generator or checkpoint_name(source), **settings, "mean_budget": mean, "rows": rows}
+    report = {"generator": name, **settings, "mean_budget": mean, "rows": rows}
     write_json(out / "results.json", report)
     say(f"{len(rows) / seconds:.1f} images a second")
     typer.echo(f"{len(rows)} images, mean budget {mean:.1f}, written to {out / 'grid.png'}")

@@ -223,18 +223,19 @@ def claims() -> str:
     name = f"`{checkpoint_name(shipped)}`"
 
     def weights(digest: str | None) -> str:
-        return name if digest == sources.shipped_hash() else f"{name}, earlier weights"
+        return name if sources.are_shipped(digest) else f"{name}, earlier weights"
 
     rows = [(*row, name) for row in of_the_checkpoint(read_json(shipped / "metrics.json")["rows"])]
     rows += [(*row, weights(study["model_hash"])) for row in of_the_policy(study)]
-    lengths = read_json(sources.GENERATION_LENGTHS)["adaptive"].get("model_hash")  # not in the oldest reports
     for path, verdicts, whose in (
         (sources.STUDY / "fixed.json", of_fixed_lengths, "`pilot-64`, from random weights"),
         (sources.GENERATION_BENCH, of_generation, "random weights of the paper's size"),
-        (sources.GENERATION_LENGTHS, of_generated_images, weights(lengths)),
+        (sources.GENERATION_LENGTHS, of_generated_images, None),
         (sources.STUDY / "tatok.json", of_tatok, "`tatok-tiny-64`"),
         (sources.TATOK_BENCH, of_tatok_generation, "random weights of the paper's size"),
     ):
         if path.is_file():
-            rows += [(*row, whose) for row in verdicts(read_json(path))]
+            found = read_json(path)
+            whose = whose or weights(found["adaptive"].get("model_hash"))  # which the oldest reports lack
+            rows += [(*row, whose) for row in verdicts(found)]
     return markdown_table(["claim", "measured here", "verdict at this size", "weights"], rows)

@@ -52,8 +52,13 @@ def shipped_generator_hash() -> str:
     return model_hash(load_generator(shipped_folder().parent / "transformer"))
 
 
+def are_shipped(*digests: str | None) -> bool:
+    """Whether all hashes are of weights that ship."""
+    return {shipped_hash(), shipped_generator_hash()}.issuperset(digests)
+
+
 def of_predecessor(what: str, *digests: str) -> str:
-    """Says so where figures are of weights that shipped before: where not all of their hashes are of shipped ones."""
-    if {shipped_hash(), shipped_generator_hash()}.issuperset(digests):
+    """Says so where figures are of weights that shipped before."""
+    if are_shipped(*digests):
         return ""
     return f"The {what} is of the weights that shipped before; the present ones are not measured yet. "
